@@ -1,0 +1,97 @@
+//! What user space tells the programs, and what they tell of themselves: the window, and what was lost.
+
+/// The time span that counts. An event belongs to it by the time of its first stage: an interrupt raised inside is
+/// followed to its end even when that lies outside.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Window {
+    /// First nanosecond that counts (CLOCK_MONOTONIC).
+    pub from_ns: u64,
+    /// First nanosecond that no longer counts.
+    pub until_ns: u64,
+}
+
+impl Window {
+    /// Whether a moment lies inside.
+    #[inline(always)]
+    #[must_use]
+    pub fn contains(&self, ns: u64) -> bool {
+        ns >= self.from_ns && ns < self.until_ns
+    }
+}
+
+/// What a program could not count where it belongs. Indices of the per-CPU counter map `LOST`; never reused.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// The interrupt's number is beyond the table.
+    IrqBeyondTable = 0,
+    /// The handler's name could not be read or is not of the known form.
+    IrqNameUnreadable = 1,
+    /// No room for another VF vector slot.
+    SlotsFull = 2,
+    /// No room for another (slot, vCPU) series.
+    DeliverySeriesFull = 3,
+    /// An interrupt of a VF whose owner is not known yet.
+    OwnerUnknown = 4,
+    /// An interrupt for a vCPU that has not entered its guest since the start.
+    VcpuUnknown = 5,
+    /// No room for another vCPU.
+    VcpusFull = 6,
+    /// No room for another (vCPU, reason) series.
+    ExitSeriesFull = 7,
+    /// A stage that would end before it began (clocks of two CPUs, or a race); not recorded.
+    Negative = 8,
+    /// The vCPU was scheduled too often between accept and entry to tell when it first ran again.
+    WakeUnknown = 9,
+    /// A pending interrupt was given up: its vector was taken over by another slot.
+    PendingReplaced = 10,
+}
+
+impl Lost {
+    /// All causes, by index: the probe that loses, and the word used in labels.
+    pub const ALL: [(Self, &'static str, &'static str); 11] = [
+        (Self::IrqBeyondTable, "irq_delivery", "irq_number_beyond_table"),
+        (Self::IrqNameUnreadable, "irq_delivery", "irq_name_unreadable"),
+        (Self::SlotsFull, "irq_delivery", "slots_full"),
+        (Self::DeliverySeriesFull, "irq_delivery", "series_full"),
+        (Self::OwnerUnknown, "irq_delivery", "owner_unknown"),
+        (Self::VcpuUnknown, "irq_delivery", "vcpu_unknown"),
+        (Self::VcpusFull, "vcpu", "vcpus_full"),
+        (Self::ExitSeriesFull, "vm_exit", "series_full"),
+        (Self::Negative, "irq_delivery", "negative_interval"),
+        (Self::WakeUnknown, "irq_delivery", "wake_unknown"),
+        (Self::PendingReplaced, "irq_delivery", "pending_replaced"),
+    ];
+}
+
+/// Counters handed out by `NEXT`: which table the next index is for.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Table {
+    /// `SLOTS`.
+    Slots = 0,
+    /// `DELIVERIES`.
+    Deliveries = 1,
+    /// `EXITS`.
+    Exits = 2,
+}
+
+/// Number of tables.
+pub const TABLES: u32 = 3;
+
+#[cfg(feature = "user")]
+// SAFETY: `repr(C)`, two u64, no padding, every bit pattern is valid.
+unsafe impl aya::Pod for Window {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_stand_at_their_index() {
+        for (i, (cause, _, _)) in Lost::ALL.iter().enumerate() {
+            assert_eq!(*cause as usize, i);
+        }
+    }
+}

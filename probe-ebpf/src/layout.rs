@@ -1,0 +1,86 @@
+//! Which kernel fields the programs read, and under which global each offset is handed in.
+//!
+//! Offsets are resolved from the running kernel's BTF (or a tracepoint's `format`) before loading; a program whose
+//! offset is [`ABSENT`] is not loaded, or reads nothing.
+
+/// The value of an offset that this kernel does not have.
+pub const ABSENT: u32 = u32::MAX;
+
+/// A member of a kernel structure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FieldRef {
+    /// The structure.
+    pub structure: &'static str,
+    /// Its member, dotted for nested ones.
+    pub member: &'static str,
+    /// The global that carries its offset in bytes.
+    pub global: &'static str,
+}
+
+/// A field of a classic tracepoint's record, as its `format` file lists it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordField {
+    /// `system/event`.
+    pub event: &'static str,
+    /// The field.
+    pub field: &'static str,
+    /// The global that carries its offset in bytes.
+    pub global: &'static str,
+}
+
+const fn member(structure: &'static str, member: &'static str, global: &'static str) -> FieldRef {
+    FieldRef { structure, member, global }
+}
+
+const fn field(event: &'static str, field: &'static str, global: &'static str) -> RecordField {
+    RecordField { event, field, global }
+}
+
+/// Members read through pointers that raw tracepoints hand over.
+pub const MEMBERS: &[FieldRef] = &[
+    member("irqaction", "name", "OFF_IRQACTION_NAME"),
+    member("irqaction", "dev_id", "OFF_IRQACTION_DEV_ID"),
+    member("kvm_vcpu", "vcpu_id", "OFF_KVM_VCPU_ID"),
+    member("task_struct", "pid", "OFF_TASK_PID"),
+    member("work_struct", "func", "OFF_WORK_FUNC"),
+];
+
+/// Fields of classic tracepoints, for events whose raw arguments do not carry the value.
+pub const FIELDS: &[RecordField] = &[
+    field("irq/irq_handler_entry", "irq", "REC_IRQ_ENTRY_IRQ"),
+    field("irq/irq_handler_entry", "name", "REC_IRQ_ENTRY_NAME"),
+    field("kvm/kvm_apic_accept_irq", "apicid", "REC_ACCEPT_APICID"),
+    field("kvm/kvm_apic_accept_irq", "vec", "REC_ACCEPT_VEC"),
+    field("kvm/kvm_inj_virq", "vector|irq", "REC_INJ_VECTOR"),
+    field("kvm/kvm_inj_virq", "reinjected", "REC_INJ_REINJECTED"),
+    field("kvm/kvm_eoi", "vector", "REC_EOI_VECTOR"),
+    field("kvm/kvm_entry", "vcpu_id", "REC_ENTRY_VCPU_ID"),
+    field("kvm/kvm_exit", "exit_reason", "REC_EXIT_REASON"),
+    field("kvm/kvm_exit", "isa", "REC_EXIT_ISA"),
+    field("kvm/kvm_userspace_exit", "reason", "REC_USERSPACE_REASON"),
+    field("kvm/kvm_userspace_exit", "errno", "REC_USERSPACE_ERRNO"),
+    field("kvm/kvm_vcpu_wakeup", "ns", "REC_WAKEUP_NS"),
+    field("kvm/kvm_vcpu_wakeup", "waited", "REC_WAKEUP_WAITED"),
+    field("sched/sched_switch", "next_pid", "REC_SWITCH_NEXT_PID"),
+];
+
+/// Address of `irqfd_inject` (kvm), 0 when not known.
+pub const IRQFD_INJECT: &str = "IRQFD_INJECT";
+
+/// 1 when the raw tracepoint `kvm_inj_virq` has `reinjected` as its third argument (6.1 and later), else 0.
+pub const INJ_TELLS_REINJECTION: &str = "INJ_TELLS_REINJECTION";
+
+/// Globals that programs can do without.
+pub const OPTIONAL: &[&str] = &["REC_INJ_REINJECTED", INJ_TELLS_REINJECTION];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn globals_are_unique() {
+        let names: Vec<_> = MEMBERS.iter().map(|m| m.global).chain(FIELDS.iter().map(|f| f.global)).collect();
+        assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len());
+    }
+}

@@ -1,0 +1,275 @@
+//! `vm_exit`: per vCPU and reason, how often the guest was left and how long the host kept the CPU
+//! (`kvm_exit` to the next `kvm_entry` of that vCPU thread).
+
+/// Exit codes with a place of their own in a vCPU's table: 0-255 of VMX and SVM, and SVM's 0x400-0x40f.
+pub const DIRECT_CODES: usize = 256 + 16;
+
+/// `KVM_EXIT_*` reasons counted by number; larger ones share the last but one.
+pub const USER_REASONS: usize = 48;
+
+/// Place of "KVM_RUN was interrupted" (`errno` set), which has no reason of its own.
+pub const USER_INTERRUPTED: usize = USER_REASONS - 1;
+
+/// A vCPU's state and counters.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct VcpuExit {
+    /// Time of the exit that has not been followed by an entry yet; 0 = none.
+    pub exit_ns: u64,
+    /// Its code.
+    pub code: u32,
+    /// Its instruction set: 1 VMX, 2 SVM (`KVM_ISA_*`, arch/x86/kvm/trace.h).
+    pub isa: u32,
+    /// Time of the last entry; 0 = unknown.
+    pub entry_ns: u64,
+    /// Time spent in the guest (ns).
+    pub guest_ns: u64,
+    /// Halts that ended while polling.
+    pub polled: u64,
+    /// Time of those halts (ns).
+    pub polled_ns: u64,
+    /// Halts that slept.
+    pub waited: u64,
+    /// Time of those halts (ns).
+    pub waited_ns: u64,
+    /// Exits to user space by `KVM_EXIT_*` reason.
+    pub user: [u64; USER_REASONS],
+    /// Index + 1 of the series of each direct code; 0 = none yet.
+    pub series: [u16; DIRECT_CODES],
+}
+
+/// Identity of an exit series; its histogram stands in `EXIT_HIST` at the same index.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExitSeries {
+    /// The VMM's process; 0 = not in use.
+    pub tgid: u32,
+    /// The vCPU's thread.
+    pub tid: u32,
+    /// KVM's `vcpu_id`.
+    pub vcpu_id: u32,
+    /// Instruction set.
+    pub isa: u32,
+    /// Exit code, without VMX's flag bits.
+    pub code: u32,
+}
+
+/// Key of a series whose code has no place in the vCPU's table.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RareExit {
+    /// The vCPU's thread.
+    pub tid: u32,
+    /// Exit code.
+    pub code: u32,
+}
+
+const _: () = assert!(size_of::<VcpuExit>() == 64 + 8 * USER_REASONS + 2 * DIRECT_CODES);
+
+/// The code's place in a vCPU's table.
+#[inline(always)]
+#[must_use]
+pub fn direct(code: u32) -> Option<usize> {
+    match code {
+        0..=0xff => Some(code as usize),
+        0x400..=0x40f => Some(0x100 + (code as usize & 0xf)),
+        _ => None,
+    }
+}
+
+#[cfg(feature = "user")]
+// SAFETY: `repr(C)`, u32 only, no padding.
+unsafe impl aya::Pod for ExitSeries {}
+#[cfg(feature = "user")]
+// SAFETY: `repr(C)`, two u32, no padding.
+unsafe impl aya::Pod for RareExit {}
+
+#[cfg(target_arch = "bpf")]
+pub(crate) mod bpf {
+    use super::*;
+    use crate::control::{Lost, Table};
+    use crate::hist::Hist;
+    use crate::kernel::{current, element, in_window, lost, next_index, now, offsets, read_record};
+    use crate::vcpu::{self, Vcpu};
+    use aya_ebpf::{
+        macros::{map, raw_tracepoint, tracepoint},
+        maps::{Array, HashMap},
+        programs::{RawTracePointContext, TracePointContext},
+    };
+
+    #[map]
+    static EXITS: Array<ExitSeries> = Array::with_max_entries(64, 0);
+
+    /// Written by the vCPU's thread alone.
+    #[map]
+    static EXIT_HIST: Array<Hist> = Array::with_max_entries(64, 0);
+
+    #[map]
+    static RARE_EXITS: HashMap<RareExit, u32> = HashMap::with_max_entries(256, 0);
+
+    offsets!(
+        REC_EXIT_REASON,
+        REC_EXIT_ISA,
+        REC_USERSPACE_REASON,
+        REC_USERSPACE_ERRNO,
+        REC_WAKEUP_NS,
+        REC_WAKEUP_WAITED
+    );
+
+    const ISA_VMX: u32 = 1;
+
+    #[inline(always)]
+    fn on_exit(reason: u32, isa: u32, ns: u64) {
+        let (_, tid) = current();
+        let Some(vcpu) = vcpu::of_thread(tid) else { return };
+        let exit = &mut vcpu.exit;
+        if exit.entry_ns != 0 && in_window(exit.entry_ns) {
+            exit.guest_ns += ns.saturating_sub(exit.entry_ns);
+        }
+        exit.entry_ns = 0;
+        exit.exit_ns = if in_window(ns) { ns } else { 0 };
+        // The upper half of a VMX reason holds flags (failed entry, enclave, bus lock).
+        exit.code = if isa == ISA_VMX { reason & 0xffff } else { reason };
+        exit.isa = isa;
+    }
+
+    /// Called at each guest entry, before the guest runs.
+    #[inline(always)]
+    pub(crate) fn on_entry(vcpu: &mut Vcpu, tid: u32, ns: u64) {
+        vcpu.exit.entry_ns = ns;
+        if vcpu.exit.exit_ns == 0 {
+            return;
+        }
+        let spent = ns.saturating_sub(vcpu.exit.exit_ns);
+        vcpu.exit.exit_ns = 0;
+        let Some(series) = series_of(vcpu, tid) else {
+            lost(Lost::ExitSeriesFull);
+            return;
+        };
+        if let Some(hist) = element(&EXIT_HIST, series) {
+            hist.record(spent);
+        }
+    }
+
+    #[inline(always)]
+    fn series_of(vcpu: &mut Vcpu, tid: u32) -> Option<u32> {
+        let code = vcpu.exit.code;
+        let Some(place) = direct(code) else { return rare_series_of(vcpu, tid) };
+        let known = *vcpu.exit.series.get(place)?;
+        if known != 0 {
+            return Some(u32::from(known) - 1);
+        }
+        let index = new_series(vcpu, tid)?;
+        *vcpu.exit.series.get_mut(place)? = index as u16 + 1;
+        Some(index)
+    }
+
+    #[inline(always)]
+    fn rare_series_of(vcpu: &Vcpu, tid: u32) -> Option<u32> {
+        let key = RareExit { tid, code: vcpu.exit.code };
+        // SAFETY: a copy of a u32 that is written whole.
+        if let Some(known) = unsafe { RARE_EXITS.get(key) } {
+            return Some(*known);
+        }
+        let index = new_series(vcpu, tid)?;
+        RARE_EXITS.insert(key, index, 0).ok()?;
+        Some(index)
+    }
+
+    #[inline(always)]
+    fn new_series(vcpu: &Vcpu, tid: u32) -> Option<u32> {
+        let index = next_index(Table::Exits);
+        let series = element(&EXITS, index)?;
+        *series = ExitSeries {
+            tgid: vcpu.tgid,
+            tid,
+            vcpu_id: vcpu.vcpu_id,
+            isa: vcpu.exit.isa,
+            code: vcpu.exit.code,
+        };
+        Some(index)
+    }
+
+    // match-proto:v5.15:arch/x86/kvm/trace.h:kvm_exit(unsigned int exit_reason, struct kvm_vcpu *vcpu, u32 isa)
+    // Since v5.17 the raw arguments are (vcpu, isa): the reason is in the record only, see exit_tp.
+    #[raw_tracepoint(tracepoint = "kvm_exit")]
+    fn exit_raw(ctx: RawTracePointContext) -> i32 {
+        on_exit(ctx.arg(0), ctx.arg(2), now());
+        0
+    }
+
+    #[tracepoint(category = "kvm", name = "kvm_exit")]
+    fn exit_tp(ctx: TracePointContext) -> u32 {
+        let ns = now();
+        if let (Some(reason), Some(isa)) =
+            (read_record(&ctx, &REC_EXIT_REASON), read_record(&ctx, &REC_EXIT_ISA))
+        {
+            on_exit(reason, isa, ns);
+        }
+        0
+    }
+
+    #[inline(always)]
+    fn on_user_exit(reason: u32, errno: i32) {
+        if !in_window(now()) {
+            return;
+        }
+        let (_, tid) = current();
+        let Some(vcpu) = vcpu::of_thread(tid) else { return };
+        let place = if errno < 0 { USER_INTERRUPTED } else { (reason as usize).min(USER_INTERRUPTED - 1) };
+        if let Some(counter) = vcpu.exit.user.get_mut(place) {
+            *counter += 1;
+        }
+    }
+
+    // match-proto:v5.15:include/trace/events/kvm.h:kvm_userspace_exit(__u32 reason, int errno)
+    #[raw_tracepoint(tracepoint = "kvm_userspace_exit")]
+    fn user_exit_raw(ctx: RawTracePointContext) -> i32 {
+        on_user_exit(ctx.arg(0), ctx.arg(1));
+        0
+    }
+
+    #[tracepoint(category = "kvm", name = "kvm_userspace_exit")]
+    fn user_exit_tp(ctx: TracePointContext) -> u32 {
+        if let (Some(reason), Some(errno)) =
+            (read_record(&ctx, &REC_USERSPACE_REASON), read_record(&ctx, &REC_USERSPACE_ERRNO))
+        {
+            on_user_exit(reason, errno);
+        }
+        0
+    }
+
+    #[inline(always)]
+    fn on_wakeup(halted_ns: u64, waited: bool) {
+        if !in_window(now()) {
+            return;
+        }
+        let (_, tid) = current();
+        let Some(vcpu) = vcpu::of_thread(tid) else { return };
+        if waited {
+            vcpu.exit.waited += 1;
+            vcpu.exit.waited_ns += halted_ns;
+        } else {
+            vcpu.exit.polled += 1;
+            vcpu.exit.polled_ns += halted_ns;
+        }
+    }
+
+    // match-proto:v5.15:include/trace/events/kvm.h:kvm_vcpu_wakeup(__u64 ns, bool waited, bool valid)
+    #[raw_tracepoint(tracepoint = "kvm_vcpu_wakeup")]
+    fn halt_raw(ctx: RawTracePointContext) -> i32 {
+        // A bool argument leaves the upper bytes of its 64-bit place undefined.
+        on_wakeup(ctx.arg(0), ctx.arg::<u64>(1) & 0xff != 0);
+        0
+    }
+
+    #[tracepoint(category = "kvm", name = "kvm_vcpu_wakeup")]
+    fn halt_tp(ctx: TracePointContext) -> u32 {
+        if let (Some(ns), Some(waited)) =
+            (read_record(&ctx, &REC_WAKEUP_NS), read_record::<u8>(&ctx, &REC_WAKEUP_WAITED))
+        {
+            on_wakeup(ns, waited != 0);
+        }
+        0
+    }
+}

@@ -1,0 +1,197 @@
+//! Which thread runs which vCPU, whether it runs now, and since when: what the probes share.
+//!
+//! Learned in the kernel at each guest entry, so it works for every VMM and needs no thread names.
+
+use crate::probes::{irq_delivery::VcpuIrq, vm_exit::VcpuExit};
+
+/// Switch-in times kept, a power of two.
+pub const SWITCHES_KEPT: usize = 8;
+
+/// One vCPU thread. Key of its map: the thread id. Written by that thread and, on a switch, by the CPU it runs on.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Vcpu {
+    /// Its process: the VMM.
+    pub tgid: u32,
+    /// KVM's `vcpu_id`: on x86 also the APIC id the guest sees.
+    pub vcpu_id: u32,
+    /// 1 while the thread is on a CPU.
+    pub running: u32,
+    /// The CPU it runs on, or ran on last.
+    pub cpu: u32,
+    /// How often it was switched in.
+    pub switches: u64,
+    /// Times of the last switch-ins (ns), at `switches % SWITCHES_KEPT`.
+    pub switched_ns: [u64; SWITCHES_KEPT],
+    /// State of `vm_exit`.
+    pub exit: VcpuExit,
+    /// State of `irq_delivery`.
+    pub irq: VcpuIrq,
+}
+
+/// A vCPU by what an interrupt's destination names.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VcpuKey {
+    /// The VMM's process.
+    pub tgid: u32,
+    /// KVM's `vcpu_id`.
+    pub vcpu_id: u32,
+}
+
+#[cfg(feature = "user")]
+// SAFETY: `repr(C)`, integers only, 8-byte parts on 8-byte offsets (asserted below), every bit pattern is valid.
+unsafe impl aya::Pod for Vcpu {}
+#[cfg(feature = "user")]
+// SAFETY: `repr(C)`, two u32, no padding.
+unsafe impl aya::Pod for VcpuKey {}
+
+const _: () =
+    assert!(size_of::<Vcpu>() == 24 + 8 * SWITCHES_KEPT + size_of::<VcpuExit>() + size_of::<VcpuIrq>());
+
+#[cfg(target_arch = "bpf")]
+mod bpf {
+    use super::*;
+    use crate::control::Lost;
+    use crate::kernel::{current, element, lost, now, offsets, read_field, read_record};
+    use crate::probes::{irq_delivery, vm_exit};
+    use aya_ebpf::{
+        macros::{map, raw_tracepoint, tracepoint},
+        maps::{Array, HashMap},
+        programs::{RawTracePointContext, TracePointContext},
+    };
+
+    #[map]
+    static VCPUS: HashMap<u32, Vcpu> = HashMap::with_max_entries(64, 0);
+
+    #[map]
+    static VCPU_TIDS: HashMap<VcpuKey, u32> = HashMap::with_max_entries(64, 0);
+
+    /// A vCPU of zeroes to insert from: it is larger than a program's stack.
+    #[map]
+    static VCPU_ZERO: Array<Vcpu> = Array::with_max_entries(1, 0);
+
+    /// One byte per low 16 bits of a thread id: "may be a vCPU". Spares a hash look-up on nearly every switch.
+    #[map]
+    static VCPU_HINT: Array<[u8; HINTS]> = Array::with_max_entries(1, 0);
+
+    const HINTS: usize = 1 << 16;
+
+    offsets!(OFF_KVM_VCPU_ID, OFF_TASK_PID, REC_ENTRY_VCPU_ID, REC_SWITCH_NEXT_PID);
+
+    /// The vCPU that a thread runs.
+    #[inline(always)]
+    pub(crate) fn of_thread(tid: u32) -> Option<&'static mut Vcpu> {
+        // SAFETY: elements of a preallocated map stay valid memory; who writes what is said at `Vcpu`.
+        VCPUS.get_ptr_mut(tid).map(|p| unsafe { &mut *p })
+    }
+
+    /// The thread that runs a guest's vCPU.
+    #[inline(always)]
+    pub(crate) fn thread_of(tgid: u32, vcpu_id: u32) -> Option<u32> {
+        // SAFETY: a copy of a u32 that is written whole.
+        unsafe { VCPU_TIDS.get(VcpuKey { tgid, vcpu_id }) }.copied()
+    }
+
+    #[inline(always)]
+    fn may_be_vcpu(tid: u32) -> bool {
+        let Some(hints) = VCPU_HINT.get(0) else { return false };
+        hints.get(tid as usize & (HINTS - 1)).is_some_and(|hint| *hint != 0)
+    }
+
+    /// Makes the vCPU known, or refreshes an entry that a former thread of the same number left.
+    #[inline(never)]
+    fn learn(tid: u32, tgid: u32, vcpu_id: u32) -> u32 {
+        let Some(zero) = VCPU_ZERO.get(0) else { return 0 };
+        if VCPUS.insert(tid, zero, 0).is_err() || VCPU_TIDS.insert(VcpuKey { tgid, vcpu_id }, tid, 0).is_err()
+        {
+            lost(Lost::VcpusFull);
+            return 0;
+        }
+        if let Some(vcpu) = of_thread(tid) {
+            vcpu.tgid = tgid;
+            vcpu.vcpu_id = vcpu_id;
+            vcpu.running = 1;
+        }
+        if let Some(hints) = element(&VCPU_HINT, 0)
+            && let Some(hint) = hints.get_mut(tid as usize & (HINTS - 1))
+        {
+            *hint = 1;
+        }
+        1
+    }
+
+    #[inline(always)]
+    fn on_entry(vcpu_id: u32, ns: u64) {
+        let (tgid, tid) = current();
+        let known = of_thread(tid).is_some_and(|v| v.tgid == tgid && v.vcpu_id == vcpu_id);
+        if !known && learn(tid, tgid, vcpu_id) == 0 {
+            return;
+        }
+        let Some(vcpu) = of_thread(tid) else { return };
+        vcpu.cpu = crate::kernel::cpu();
+        irq_delivery::bpf::on_entry(vcpu, ns);
+        vm_exit::bpf::on_entry(vcpu, tid, ns);
+    }
+
+    // match-proto:v5.15:arch/x86/kvm/trace.h:kvm_entry(struct kvm_vcpu *vcpu)
+    // match-proto:v6.12:arch/x86/kvm/trace.h:kvm_entry(struct kvm_vcpu *vcpu, bool force_immediate_exit)
+    #[raw_tracepoint(tracepoint = "kvm_entry")]
+    fn vcpu_entry_raw(ctx: RawTracePointContext) -> i32 {
+        let ns = now();
+        if let Some(vcpu_id) = read_field(ctx.arg::<u64>(0), &OFF_KVM_VCPU_ID) {
+            on_entry(vcpu_id, ns);
+        }
+        0
+    }
+
+    #[tracepoint(category = "kvm", name = "kvm_entry")]
+    fn vcpu_entry_tp(ctx: TracePointContext) -> u32 {
+        let ns = now();
+        if let Some(vcpu_id) = read_record(&ctx, &REC_ENTRY_VCPU_ID) {
+            on_entry(vcpu_id, ns);
+        }
+        0
+    }
+
+    #[inline(always)]
+    fn on_switch(next: u32) {
+        // In sched_switch the current task is still the previous one.
+        let (_, prev) = current();
+        let (was, is) = (may_be_vcpu(prev), may_be_vcpu(next));
+        if !was && !is {
+            return;
+        }
+        if was && let Some(vcpu) = of_thread(prev) {
+            vcpu.running = 0;
+        }
+        if is && let Some(vcpu) = of_thread(next) {
+            vcpu.switches += 1;
+            if let Some(slot) = vcpu.switched_ns.get_mut(vcpu.switches as usize & (SWITCHES_KEPT - 1)) {
+                *slot = now();
+            }
+            vcpu.cpu = crate::kernel::cpu();
+            vcpu.running = 1;
+        }
+    }
+
+    // match-proto:v5.15:include/trace/events/sched.h:sched_switch(bool preempt, struct task_struct *prev, struct task_struct *next)
+    #[raw_tracepoint(tracepoint = "sched_switch")]
+    fn vcpu_switch_raw(ctx: RawTracePointContext) -> i32 {
+        if let Some(next) = read_field(ctx.arg::<u64>(2), &OFF_TASK_PID) {
+            on_switch(next);
+        }
+        0
+    }
+
+    #[tracepoint(category = "sched", name = "sched_switch")]
+    fn vcpu_switch_tp(ctx: TracePointContext) -> u32 {
+        if let Some(next) = read_record(&ctx, &REC_SWITCH_NEXT_PID) {
+            on_switch(next);
+        }
+        0
+    }
+}
+
+#[cfg(target_arch = "bpf")]
+pub(crate) use bpf::{of_thread, thread_of};

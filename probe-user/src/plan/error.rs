@@ -1,0 +1,122 @@
+//! Why there is no plan: each a wish that this host cannot meet, with what to do about it.
+
+use crate::model::CpuId;
+
+/// A policy that cannot be planned on this host.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// No running guest has that name, uuid or pid.
+    #[error("no running guest is called {wanted:?}; {}", known_guests(.known))]
+    NoSuchGuest {
+        /// What was asked for.
+        wanted: String,
+        /// Names of the running guests.
+        known: Vec<String>,
+    },
+    /// No guest can be seen at all, because something could not be read.
+    #[error("guest {wanted:?} cannot be seen: {problem}")]
+    Hidden {
+        /// What was asked for.
+        wanted: String,
+        /// What could not be read, and why.
+        problem: String,
+    },
+    /// Several guests match.
+    #[error("{wanted:?} names {} guests (pids {}); give the pid or the uuid of one", .pids.len(), .pids.join(", "))]
+    Ambiguous {
+        /// What was asked for.
+        wanted: String,
+        /// Their processes.
+        pids: Vec<String>,
+    },
+    /// Two entries of the policy name the same guest.
+    #[error("the policy names guest {0:?} twice; keep one of the entries")]
+    GuestTwice(String),
+    /// The policy names no guest.
+    #[error("the policy names no guest; name one with --guest or in a [[guest]] table")]
+    NoGuest,
+    /// No vCPU thread was found in the guest.
+    #[error(
+        "no vCPU thread of guest {0:?} was found; is it still starting? `vfprobe topology` shows what is seen"
+    )]
+    NoVcpus(String),
+    /// A CPU that does not exist.
+    #[error("CPU {cpu} does not exist; this host has CPUs {present}")]
+    UnknownCpu {
+        /// The CPU asked for.
+        cpu: CpuId,
+        /// The CPUs there are, as a list.
+        present: String,
+    },
+    /// A CPU that is offline.
+    #[error(
+        "CPU {0} is offline; bring it online (echo 1 >/sys/devices/system/cpu/cpu{0}/online) or leave it out"
+    )]
+    OfflineCpu(CpuId),
+    /// Fewer CPUs than vCPUs.
+    #[error("guest {guest:?} has {vcpus} vCPUs but only {cpus} CPUs were given; give one CPU per vCPU")]
+    TooFewCpus {
+        /// The guest.
+        guest: String,
+        /// Its vCPUs.
+        vcpus: usize,
+        /// CPUs in the list.
+        cpus: usize,
+    },
+    /// The host is too small for automatic pins.
+    #[error(
+        "guest {guest:?} needs {vcpus} CPUs of its own and one must remain for the host, but only {free} of the \
+         online CPUs are not promised to another guest; give the CPUs with --cpus, or leave the vCPUs where they \
+         are (cpus = \"keep\")"
+    )]
+    HostTooSmall {
+        /// The guest.
+        guest: String,
+        /// Its vCPUs.
+        vcpus: usize,
+        /// CPUs that could be given.
+        free: usize,
+    },
+    /// Every online CPU would be guarded.
+    #[error("CPUs {0} are all that is online; at least one must remain for the host's own work")]
+    NoHousekeeping(String),
+    /// A CPU is promised twice.
+    #[error("CPU {cpu} is promised to guest {first:?} and to guest {second:?}; give each its own")]
+    CpuTwice {
+        /// The CPU.
+        cpu: CpuId,
+        /// The guest it was promised to first.
+        first: String,
+        /// The other guest.
+        second: String,
+    },
+}
+
+/// How many guests an error names: it is one line.
+const SHOWN: usize = 8;
+
+fn known_guests(known: &[String]) -> String {
+    match known {
+        [] => "no KVM guest is running".to_owned(),
+        [one] => format!("the only running guest is {one}"),
+        few if few.len() <= SHOWN => format!("running guests: {}", few.join(", ")),
+        many => format!("running guests: {} and {} more", many[..SHOWN].join(", "), many.len() - SHOWN),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guests_are_named_as_far_as_a_line_goes() {
+        let check = |count: usize, expect: &str| {
+            let known: Vec<String> = (1..=count).map(|n| format!("vm{n}")).collect();
+            assert_eq!(known_guests(&known), expect);
+        };
+        check(0, "no KVM guest is running");
+        check(1, "the only running guest is vm1");
+        check(2, "running guests: vm1, vm2");
+        check(10, "running guests: vm1, vm2, vm3, vm4, vm5, vm6, vm7, vm8 and 2 more");
+    }
+}

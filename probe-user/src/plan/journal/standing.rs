@@ -1,0 +1,71 @@
+//! What stands written on the host after everything that a journal tells.
+
+use super::{Entry, EntryState};
+use crate::model::CpuSet;
+use crate::plan::{Need, Step, Target};
+
+/// What vfprobe has written to one target, all transactions together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The target.
+    pub target: Target,
+    /// Numbers of the steps behind it.
+    pub steps: Vec<u32>,
+    /// What it was before.
+    pub old: CpuSet,
+    /// Of an interrupt: where it really went before.
+    pub old_effective: Option<CpuSet>,
+    /// Every value written, the last one being the one asked for.
+    pub ours: Vec<CpuSet>,
+    /// The reason of the last step.
+    pub reason: String,
+    /// The need of the last step.
+    pub need: Need,
+}
+
+impl Standing {
+    /// The value that is asked for.
+    #[must_use]
+    pub fn asked(&self) -> &CpuSet {
+        self.ours.last().unwrap_or(&self.old)
+    }
+
+    fn of(n: u32, step: &Step) -> Self {
+        let Step { target, now, effective, new, need, reason } = step;
+        Self {
+            target: target.clone(),
+            steps: vec![n],
+            old: now.clone(),
+            old_effective: effective.clone(),
+            ours: vec![new.clone()],
+            reason: reason.clone(),
+            need: *need,
+        }
+    }
+}
+
+/// What stands of some entries. Later steps on a target continue earlier ones only when they found what those had
+/// written. Otherwise somebody else changed the target in between, and that is the value to go back to.
+pub(super) fn merge<'a>(entries: impl Iterator<Item = &'a Entry>) -> Vec<Standing> {
+    let mut all: Vec<Standing> = Vec::new();
+    let standing = |e: &&Entry| matches!(e.state, EntryState::Begun | EntryState::Done);
+    for Entry { n, step, state: _ } in entries.filter(standing) {
+        let key = step.target.key();
+        let before = all.iter_mut().find(|s| s.target.key() == key);
+        match before {
+            Some(before) if before.ours.contains(&step.now) => {
+                before.steps.push(*n);
+                before.ours.push(step.new.clone());
+                before.reason.clone_from(&step.reason);
+                before.need = step.need;
+            }
+            Some(before) => {
+                let mut steps = std::mem::take(&mut before.steps);
+                steps.push(*n);
+                *before = Standing { steps, ..Standing::of(*n, step) };
+            }
+            None => all.push(Standing::of(*n, step)),
+        }
+    }
+    all
+}

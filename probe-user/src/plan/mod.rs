@@ -1,0 +1,23 @@
+//! Decisions: what would have to change on a host to give guests what a policy promises them, and how that is undone.
+//!
+//! Core: facts and a policy in, steps out. Nothing here knows how a step is carried out, where the facts came from, or
+//! what time it is. The text of the journal belongs here too, because it is only a form of the same values.
+
+mod auto_pin;
+mod error;
+pub mod journal;
+mod keep_off;
+mod pins;
+mod planner;
+pub mod policy;
+mod policy_file;
+mod step;
+#[cfg(test)]
+pub(crate) mod testing;
+mod vectors;
+
+pub use error::PlanError;
+pub use planner::{Facts, plan};
+pub use policy::{GuestPolicy, Isolate, Others, Pins, Placement, Policy, Threads};
+pub use policy_file::{PolicyError, parse_policy};
+pub use step::{IrqTarget, Need, PLAN_SCHEMA, Plan, Role, Step, Target, TargetKey, ThreadTarget, VectorName};

@@ -1,0 +1,145 @@
+//! Which CPU each vCPU gets, and with it which CPUs are guarded. Wishes are checked against the host here.
+
+use super::{GuestPolicy, Pins, PlanError, Policy, auto_pin};
+use crate::model::topology::{Guest, Topology};
+use crate::model::{CpuId, CpuSet, VcpuId};
+use std::collections::BTreeMap;
+
+/// A guest of the policy, found on the host, with its CPUs.
+pub(super) struct Assigned<'a> {
+    pub(super) policy: &'a GuestPolicy,
+    pub(super) guest: &'a Guest,
+    /// The CPU of each vCPU that has one.
+    pub(super) pins: BTreeMap<VcpuId, CpuId>,
+    /// CPUs promised to this guest.
+    pub(super) guarded: CpuSet,
+}
+
+/// Finds the policy's guests and gives them their CPUs: those named in the policy first, then automatic choices.
+pub(super) fn assign<'a>(topology: &'a Topology, policy: &'a Policy) -> Result<Vec<Assigned<'a>>, PlanError> {
+    if policy.guests.is_empty() {
+        return Err(PlanError::NoGuest);
+    }
+    let mut found: Vec<(&GuestPolicy, &Guest)> = Vec::new();
+    for wanted in &policy.guests {
+        let guest = find_guest(topology, &wanted.guest)?;
+        if found.iter().any(|(_, other)| other.pid == guest.pid) {
+            return Err(PlanError::GuestTwice(guest.name.clone()));
+        }
+        found.push((wanted, guest));
+    }
+
+    let mut cpus: BTreeMap<usize, Vec<CpuId>> = BTreeMap::new();
+    let mut taken = pinned_by_others(topology, &found);
+    for (at, (wanted, guest)) in found.iter().enumerate() {
+        match &wanted.pins {
+            Pins::Auto => {}
+            Pins::Keep => {
+                taken = taken.union(&pinned_alone(topology, guest));
+            }
+            Pins::Cpus(list) => {
+                check_list(topology, guest, list)?;
+                let promised: CpuSet = list.iter().copied().collect();
+                if let Some((cpu, first)) = promised_before(&found[..at], &cpus, &promised) {
+                    return Err(PlanError::CpuTwice { cpu, first, second: guest.name.clone() });
+                }
+                taken = taken.union(&promised);
+                cpus.insert(at, list.clone());
+            }
+        }
+    }
+    for (at, (_, guest)) in found.iter().enumerate().filter(|(_, (wanted, _))| wanted.pins == Pins::Auto) {
+        let list = auto_pin::choose(topology, guest, &taken)?;
+        taken = taken.union(&list.iter().copied().collect());
+        cpus.insert(at, list);
+    }
+
+    Ok(found
+        .into_iter()
+        .enumerate()
+        .map(|(at, (policy, guest))| match cpus.remove(&at) {
+            Some(list) => Assigned {
+                policy,
+                guest,
+                pins: guest.vcpus.iter().map(|v| v.index).zip(list.iter().copied()).collect(),
+                guarded: list.into_iter().collect(),
+            },
+            None => Assigned {
+                policy,
+                guest,
+                pins: own_cpus(topology, guest),
+                guarded: pinned_alone(topology, guest),
+            },
+        })
+        .collect())
+}
+
+fn find_guest<'a>(topology: &'a Topology, wanted: &'a str) -> Result<&'a Guest, PlanError> {
+    let found: Vec<&Guest> = topology.find_guests(wanted).collect();
+    match found.as_slice() {
+        [] => Err(PlanError::NoSuchGuest {
+            wanted: wanted.to_owned(),
+            known: topology.guests.iter().map(|g| g.name.clone()).collect(),
+        }),
+        [guest] if guest.vcpus.is_empty() => Err(PlanError::NoVcpus(guest.name.clone())),
+        [guest] => Ok(guest),
+        several => Err(PlanError::Ambiguous {
+            wanted: wanted.to_owned(),
+            pids: several.iter().map(|g| g.pid.to_string()).collect(),
+        }),
+    }
+}
+
+fn check_list(topology: &Topology, guest: &Guest, list: &[CpuId]) -> Result<(), PlanError> {
+    for &cpu in list {
+        match topology.cpus.iter().find(|c| c.id == cpu) {
+            None => {
+                let present: CpuSet = topology.cpus.iter().map(|c| c.id).collect();
+                return Err(PlanError::UnknownCpu { cpu, present: present.to_string() });
+            }
+            Some(known) if !known.online => return Err(PlanError::OfflineCpu(cpu)),
+            Some(_) => {}
+        }
+    }
+    if list.len() < guest.vcpus.len() {
+        return Err(PlanError::TooFewCpus {
+            guest: guest.name.clone(),
+            vcpus: guest.vcpus.len(),
+            cpus: list.len(),
+        });
+    }
+    Ok(())
+}
+
+/// The first CPU of `wanted` that an earlier guest's list holds, and that guest.
+fn promised_before(
+    earlier: &[(&GuestPolicy, &Guest)],
+    cpus: &BTreeMap<usize, Vec<CpuId>>,
+    wanted: &CpuSet,
+) -> Option<(CpuId, String)> {
+    cpus.iter().find_map(|(at, list)| {
+        let cpu = list.iter().copied().find(|cpu| wanted.contains(*cpu))?;
+        Some((cpu, earlier.get(*at)?.1.name.clone()))
+    })
+}
+
+/// CPUs on which vCPUs of guests outside the policy are pinned alone: somebody promised them.
+fn pinned_by_others(topology: &Topology, found: &[(&GuestPolicy, &Guest)]) -> CpuSet {
+    topology
+        .guests
+        .iter()
+        .filter(|g| !found.iter().any(|(_, ours)| ours.pid == g.pid))
+        .fold(CpuSet::new(), |all, guest| all.union(&pinned_alone(topology, guest)))
+}
+
+/// Online CPUs on which a vCPU of the guest is pinned alone.
+fn pinned_alone(topology: &Topology, guest: &Guest) -> CpuSet {
+    own_cpus(topology, guest).into_values().collect()
+}
+
+/// The online CPU of each vCPU that is pinned to one.
+fn own_cpus(topology: &Topology, guest: &Guest) -> BTreeMap<VcpuId, CpuId> {
+    let online = topology.online();
+    let own = guest.vcpus.iter().filter_map(|v| Some((v.index, v.thread.affinity.only()?)));
+    own.filter(|(_, cpu)| online.contains(*cpu)).collect()
+}

@@ -1,0 +1,206 @@
+//! What is promised to guests: the policy, as values. Reading it from a file is `policy_file`'s work.
+
+use crate::model::{CpuId, CpuSet};
+use serde::{Deserialize, Serialize};
+use std::{fmt, str::FromStr};
+
+/// Everything a plan is made from, apart from the host's facts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Name of the configuration, as it appears in `status`, metrics and session files.
+    pub name: String,
+    /// What each guest is promised. No other guest's interrupts or threads are touched, beyond keeping them off
+    /// guarded CPUs.
+    pub guests: Vec<GuestPolicy>,
+    /// Which threads of the host are moved off guarded CPUs.
+    pub isolate: Isolate,
+    /// Whether other interrupts are moved off guarded CPUs.
+    pub irqs: Others,
+    /// Whether guarded CPUs are taken out of the mask that new interrupts get.
+    pub default_affinity: Others,
+}
+
+/// What one guest is promised.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuestPolicy {
+    /// Name, uuid or pid.
+    pub guest: String,
+    /// Where its vCPUs run.
+    pub pins: Pins,
+    /// Where the interrupts of its VFs go.
+    pub placement: Placement,
+    /// Where its other threads run.
+    pub threads: Threads,
+}
+
+/// Where the vCPUs of a guest run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pins {
+    /// One CPU each, chosen near the VF, on distinct cores, not CPU 0 where that can be avoided.
+    Auto,
+    /// vCPU i on the i-th CPU of the list; CPUs beyond the last vCPU are guarded too.
+    Cpus(Vec<CpuId>),
+    /// As they are. CPUs to which a vCPU is already pinned alone are guarded.
+    Keep,
+}
+
+/// Where the interrupts of a guest's VFs go on the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Placement {
+    /// The CPU of the vCPU that the interrupt is for.
+    Own,
+    /// A housekeeping CPU that shares the last-level cache, or else the NUMA node, with that CPU.
+    Near,
+    /// Any housekeeping CPU.
+    Housekeeping,
+    /// As they are.
+    Keep,
+}
+
+impl Placement {
+    /// All placements, in the order in which help lists them.
+    pub const ALL: [Self; 4] = [Self::Own, Self::Near, Self::Housekeeping, Self::Keep];
+
+    /// The word used on the command line, in policies, plans and labels.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Own => "own",
+            Self::Near => "near",
+            Self::Housekeeping => "housekeeping",
+            Self::Keep => "keep",
+        }
+    }
+}
+
+impl fmt::Display for Placement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// A text that is not a placement.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a placement (expected own, near, housekeeping or keep)")]
+pub struct NotAPlacement(pub String);
+
+impl FromStr for Placement {
+    type Err = NotAPlacement;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::ALL.into_iter().find(|p| p.as_str() == text).ok_or_else(|| NotAPlacement(text.to_owned()))
+    }
+}
+
+/// Where the threads of a guest that are not vCPUs run: emulator, I/O, vhost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Threads {
+    /// Off guarded CPUs.
+    #[default]
+    Housekeeping,
+    /// As they are.
+    Keep,
+}
+
+/// Which threads of the host are moved off guarded CPUs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Isolate {
+    /// None.
+    #[default]
+    None,
+    /// All that can be moved, those of other processes and of the kernel.
+    Threads,
+}
+
+/// What happens to something that does not belong to a named guest but may disturb its CPUs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Others {
+    /// It is moved off guarded CPUs.
+    #[default]
+    Move,
+    /// It stays as it is.
+    Keep,
+}
+
+impl Policy {
+    /// The policy for one guest, everything else at its default. The configuration is named after the placement.
+    #[must_use]
+    pub fn for_guest(guest: &str, pins: Pins, placement: Placement) -> Self {
+        Self {
+            name: placement.as_str().to_owned(),
+            guests: vec![GuestPolicy {
+                guest: guest.to_owned(),
+                pins,
+                placement,
+                threads: Threads::default(),
+            }],
+            isolate: Isolate::default(),
+            irqs: Others::default(),
+            default_affinity: Others::default(),
+        }
+    }
+}
+
+/// A text that is not a list of distinct CPUs.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotCpus {
+    /// Not in the kernel's list form.
+    #[error(transparent)]
+    Form(#[from] crate::model::cpu_set::NotACpuSet),
+    /// A CPU appears twice.
+    #[error("CPU {0} appears twice in the list; name each CPU once")]
+    Twice(CpuId),
+    /// The list is empty.
+    #[error("the CPU list is empty; name one CPU per vCPU, such as 2-3")]
+    Empty,
+}
+
+/// Parses a CPU list and keeps its order: `4,2-3` is 4, 2, 3, so that vCPU 0 gets CPU 4.
+///
+/// # Errors
+/// [`NotCpus`] names what is wrong with the text.
+pub fn parse_cpus(text: &str) -> Result<Vec<CpuId>, NotCpus> {
+    let all: CpuSet = text.parse()?;
+    let mut cpus = Vec::new();
+    for part in text.trim().split(',').filter(|part| !part.is_empty()) {
+        for cpu in part.parse::<CpuSet>()?.iter() {
+            if cpus.contains(&cpu) {
+                return Err(NotCpus::Twice(cpu));
+            }
+            cpus.push(cpu);
+        }
+    }
+    debug_assert_eq!(all.len(), cpus.len());
+    if cpus.is_empty() { Err(NotCpus::Empty) } else { Ok(cpus) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpu_lists_keep_their_order() {
+        for (text, expect) in [("2", vec![2]), ("4,2-3", vec![4, 2, 3]), ("0-2\n", vec![0, 1, 2])] {
+            assert_eq!(
+                parse_cpus(text).unwrap(),
+                expect.into_iter().map(CpuId).collect::<Vec<_>>(),
+                "{text}"
+            );
+        }
+        assert_eq!(parse_cpus("1,0-2"), Err(NotCpus::Twice(CpuId(1))));
+        assert_eq!(parse_cpus(""), Err(NotCpus::Empty));
+        assert!(matches!(parse_cpus("1-"), Err(NotCpus::Form(_))));
+    }
+
+    #[test]
+    fn placements_round_trip() {
+        for placement in Placement::ALL {
+            assert_eq!(placement.as_str().parse(), Ok(placement));
+        }
+        assert!("Own".parse::<Placement>().is_err());
+    }
+}

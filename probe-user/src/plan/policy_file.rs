@@ -1,0 +1,129 @@
+//! Policies as TOML text. Unknown keys and impossible values are refused with their line.
+
+use super::policy::{GuestPolicy, Isolate, Others, Pins, Placement, Policy, Threads, parse_cpus};
+use serde::Deserialize;
+use std::ops::Range;
+use toml::Spanned;
+
+/// A text that is not a policy.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: {what}")]
+pub struct PolicyError {
+    /// Where, counted from 1.
+    pub line: usize,
+    /// What is wrong.
+    pub what: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct File {
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    isolate: Isolate,
+    #[serde(default)]
+    irqs: Others,
+    #[serde(default)]
+    default_affinity: Others,
+    #[serde(default)]
+    guest: Vec<Table>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Table {
+    name: String,
+    cpus: Option<Spanned<String>>,
+    placement: Placement,
+    #[serde(default)]
+    threads: Threads,
+}
+
+/// Reads a policy.
+///
+/// # Errors
+/// [`PolicyError`] says what is wrong, and in which line.
+pub fn parse_policy(text: &str) -> Result<Policy, PolicyError> {
+    let at = |span: Option<Range<usize>>, what: String| PolicyError { line: line_of(text, span), what };
+    let File { name, isolate, irqs, default_affinity, guest } =
+        toml::from_str(text).map_err(|error| at(error.span(), error.message().to_owned()))?;
+    let mut guests = Vec::new();
+    for Table { name, cpus, placement, threads } in guest {
+        let pins = match cpus.as_ref().map(|cpus| cpus.as_ref().as_str()) {
+            None | Some("auto") => Pins::Auto,
+            Some("keep") => Pins::Keep,
+            Some(list) => parse_cpus(list)
+                .map(Pins::Cpus)
+                .map_err(|error| at(cpus.as_ref().map(Spanned::span), format!("cpus: {error}")))?,
+        };
+        guests.push(GuestPolicy { guest: name, pins, placement, threads });
+    }
+    let [first, ..] = guests.as_slice() else {
+        return Err(at(
+            None,
+            "the policy has no [[guest]] table; add one with name and placement".to_owned(),
+        ));
+    };
+    let name = name.unwrap_or_else(|| first.placement.as_str().to_owned());
+    Ok(Policy { name, guests, isolate, irqs, default_affinity })
+}
+
+/// The line of a byte range; the last line when there is none, because then something is missing.
+fn line_of(text: &str, span: Option<Range<usize>>) -> usize {
+    let before = span.and_then(|span| text.get(..span.start)).unwrap_or(text.trim_end());
+    before.matches('\n').count() + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::CpuId;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_full_policy() {
+        let text = "name = \"direct\"\nisolate = \"threads\"\nirqs = \"keep\"\ndefault-affinity = \"keep\"\n\
+                    [[guest]]\nname = \"vm1\"\ncpus = \"3,2\"\nplacement = \"own\"\nthreads = \"keep\"\n\
+                    [[guest]]\nname = \"vm2\"\nplacement = \"near\"\n";
+        let policy = parse_policy(text).unwrap();
+        assert_eq!(policy.name, "direct");
+        assert_eq!((policy.isolate, policy.irqs), (Isolate::Threads, Others::Keep));
+        assert_eq!(policy.default_affinity, Others::Keep);
+        assert_eq!(policy.guests[0].pins, Pins::Cpus(vec![CpuId(3), CpuId(2)]));
+        assert_eq!(policy.guests[0].threads, Threads::Keep);
+        assert_eq!((&policy.guests[1].pins, policy.guests[1].placement), (&Pins::Auto, Placement::Near));
+    }
+
+    #[test]
+    fn the_documented_example_is_a_policy() {
+        let docs = include_str!("../../../docs/policy.md");
+        let example = docs.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+        parse_policy(example).unwrap();
+    }
+
+    #[test]
+    fn refusals_name_the_line() {
+        for (text, line, part) in [
+            ("nmae = \"x\"\n", 1, "unknown field `nmae`"),
+            ("\n[[guest]]\nname = \"a\"\nplacement = \"own\"\npin = 1\n", 5, "unknown field `pin`"),
+            ("[[guest]]\nname = \"a\"\nplacement = \"here\"\n", 3, "unknown variant `here`"),
+            ("[[guest]]\nname = \"a\"\ncpus = \"5-\"\nplacement = \"own\"\n", 3, "is not a CPU list"),
+            ("[[guest]]\nname = \"a\"\n", 1, "missing field `placement`"),
+            ("name = \"x\"\n", 1, "no [[guest]] table"),
+            ("name = \n", 1, ""),
+        ] {
+            let error = parse_policy(text).unwrap_err();
+            assert_eq!(error.line, line, "{text:?}: {error}");
+            assert!(error.what.contains(part), "{text:?}: {error}");
+            assert!(!error.what.contains('\n'), "{text:?}: {error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_policy_or_an_error(text in ".{0,200}") {
+            let _ = parse_policy(&text);
+        }
+    }
+}

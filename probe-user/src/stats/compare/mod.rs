@@ -1,0 +1,15 @@
+//! Before and after: which series differ, by how much, and whether that can be believed.
+//!
+//! Runs are the unit. Knows neither files nor configurations' names; docs/statistics.md tells the method.
+
+mod headline;
+pub mod interval;
+mod rows;
+#[cfg(test)]
+mod simulation;
+mod verdict;
+
+pub use headline::{Headline, headline};
+pub use interval::{Estimate, FEWEST_FOR_95, FEWEST_RUNS, Method};
+pub use rows::{Comparison, Detail, LeftOut, Row, compare, idle_time};
+pub use verdict::{Compared, Direction, MARGIN, Side, Verdict, judge};

@@ -1,0 +1,256 @@
+//! Conditions for automation: `irq_delivery.p99 > +5%`, `vm_exit{reason=INTR}.p50 > 20us`.
+//!
+//! Pure. The grammar is `PROBE[{label=value,...}].PERCENTILE (>|<) (+N%|-N%|DURATION)`.
+
+use super::{
+    Labels, Quantile,
+    compare::{Compared, Row},
+};
+use std::{fmt, str::FromStr};
+
+/// A condition under which a comparison fails.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Gate {
+    text: String,
+    probe: String,
+    labels: Labels,
+    quantile: Quantile,
+    above: bool,
+    limit: Limit,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Limit {
+    /// Change against before, as a ratio: `+5%` is 1.05.
+    Ratio(f64),
+    /// The figure after (ns).
+    Value(f64),
+}
+
+/// A text that is not a condition.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{text:?} is not a condition: {reason} (expected for example 'irq_delivery.p99 > +5%' or 'vm_exit{{reason=INTR}}.p50 > 20us')"
+)]
+pub struct NotAGate {
+    text: String,
+    reason: &'static str,
+}
+
+/// Whether a condition is met.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// It is met: the comparison fails. The text names the series and the figure.
+    Met(String),
+    /// It is not met.
+    NotMet,
+    /// It cannot be judged, and why. A gate that cannot be judged must not pass silently.
+    Unknown(String),
+}
+
+impl Gate {
+    /// Whether a row is what the condition speaks of. Without a stage it means `delivery`, as the headline does.
+    fn covers(&self, row: &Row) -> bool {
+        let stage = (row.probe == "irq_delivery" && !self.labels.contains_key("stage"))
+            .then(|| row.labels.get("stage").is_none_or(|stage| stage == "delivery"));
+        row.probe == self.probe
+            && row.quantile == self.quantile
+            && self.labels.iter().all(|(name, value)| row.labels.get(name) == Some(value))
+            && stage.unwrap_or(true)
+    }
+
+    /// Judges a comparison's rows: met when any row that it speaks of meets it.
+    ///
+    /// A relative limit is met when the ratio is beyond it and the interval lies wholly on that side of 1, so that chance does
+    /// not fail a build; an absolute one when the figure after is beyond it.
+    #[must_use]
+    pub fn judge<'a>(&self, rows: impl IntoIterator<Item = &'a Row>) -> Outcome {
+        let mut unknown = Some(format!("{self}: no such series in both recordings"));
+        for row in rows.into_iter().filter(|row| self.covers(row)) {
+            let labels: Vec<String> = row.labels.iter().map(|(n, v)| format!("{n}={v}")).collect();
+            let name = format!("{}{{{}}} {}", row.probe, labels.join(","), row.quantile);
+            match self.judge_one(&row.compared) {
+                Some(Some(figure)) => return Outcome::Met(format!("{self}: {name} is {figure}")),
+                Some(None) => unknown = None,
+                None => {
+                    let why = row.compared.reason.clone().unwrap_or_else(|| "it has no figure".to_owned());
+                    unknown = unknown.map(|_| format!("{self}: {name} cannot be judged: {why}"));
+                }
+            }
+        }
+        unknown.map_or(Outcome::NotMet, Outcome::Unknown)
+    }
+
+    /// `None`: cannot be judged; otherwise the offending figure, if it offends.
+    fn judge_one(&self, compared: &Compared) -> Option<Option<String>> {
+        let beyond = |figure: f64, limit: f64| if self.above { figure > limit } else { figure < limit };
+        match self.limit {
+            Limit::Ratio(limit) => {
+                let e = compared.estimate?;
+                let sure = if self.above { e.low > 1.0 } else { e.high < 1.0 };
+                let met = beyond(e.ratio, limit) && (sure || (limit < 1.0) == self.above);
+                Some(met.then(|| format!("{:+.1} %", (e.ratio - 1.0) * 100.0)))
+            }
+            Limit::Value(limit) => {
+                let value = compared.after.value?;
+                Some(beyond(value, limit).then(|| format!("{:.3} us", value / 1e3)))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl FromStr for Gate {
+    type Err = NotAGate;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = |reason| NotAGate { text: text.to_owned(), reason };
+        let at = text.find(['>', '<']).ok_or_else(|| wrong("no > or <"))?;
+        let (series, limit) = (text[..at].trim(), text[at + 1..].trim());
+        let (series, quantile) = match Quantile::from_name("p99.9").filter(|_| series.ends_with(".p99.9")) {
+            Some(q) => (&series[..series.len() - ".p99.9".len()], q),
+            None => {
+                let (series, name) = series.rsplit_once('.').ok_or_else(|| wrong("no .PERCENTILE"))?;
+                let quantile = Quantile::from_name(name);
+                (series, quantile.ok_or_else(|| wrong("percentiles are p50, p90, p99 and p999"))?)
+            }
+        };
+        let (probe, labels) = match series.split_once('{') {
+            None => (series, Labels::new()),
+            Some((probe, rest)) => {
+                let inner = rest.strip_suffix('}').ok_or_else(|| wrong("no closing }"))?;
+                let pair =
+                    |p: &str| p.split_once('=').map(|(n, v)| (n.trim().to_owned(), v.trim().to_owned()));
+                let labels: Option<Labels> = inner.split(',').map(pair).collect();
+                (probe, labels.ok_or_else(|| wrong("labels are name=value"))?)
+            }
+        };
+        let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        if probe.is_empty() || !probe.chars().all(is_word) {
+            return Err(wrong("no probe"));
+        }
+        Ok(Self {
+            text: text.trim().to_owned(),
+            probe: probe.to_owned(),
+            labels,
+            quantile,
+            above: text.as_bytes()[at] == b'>',
+            limit: parse_limit(limit)
+                .ok_or_else(|| wrong("the limit is +N%, -N% or a duration such as 20us"))?,
+        })
+    }
+}
+
+fn parse_limit(text: &str) -> Option<Limit> {
+    let number = |t: &str| t.trim().parse::<f64>().ok().filter(|n| n.is_finite());
+    if let Some(percent) = text.strip_suffix('%') {
+        let signed = percent.starts_with(['+', '-']);
+        return number(percent).filter(|n| signed && *n > -100.0).map(|n| Limit::Ratio(1.0 + n / 100.0));
+    }
+    // Longest suffix first: "s" ends all of them.
+    [("ns", 1.0), ("us", 1e3), ("ms", 1e6), ("s", 1e9)]
+        .into_iter()
+        .find_map(|(unit, scale)| Some(number(text.strip_suffix(unit)?)? * scale))
+        .filter(|ns| *ns >= 0.0)
+        .map(Limit::Value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        session::sample,
+        stats::{compare, rng::SplitMix64},
+    };
+    use proptest::prelude::*;
+
+    #[test]
+    fn limits() {
+        for (text, limit) in [
+            ("+5%", Some(Limit::Ratio(1.05))),
+            ("-50 %", Some(Limit::Ratio(0.5))),
+            ("20us", Some(Limit::Value(20e3))),
+            ("1.5 ms", Some(Limit::Value(1.5e6))),
+            ("2s", Some(Limit::Value(2e9))),
+            ("7ns", Some(Limit::Value(7.0))),
+            ("5%", None),
+            ("-100%", None),
+            ("5", None),
+            ("-5us", None),
+            ("nan%", None),
+            ("", None),
+        ] {
+            assert_eq!(parse_limit(text), limit, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn texts_that_are_not_conditions() {
+        for text in [
+            "",
+            "irq_delivery.p99",
+            "irq_delivery > +5%",
+            "irq_delivery.p98 > +5%",
+            ".p99 > +5%",
+            "a{b.p99 > +5%",
+            "a{b}.p99 > +5%",
+            "irq delivery.p99 > +5%",
+        ] {
+            let error = text.parse::<Gate>().unwrap_err().to_string();
+            assert!(error.contains("is not a condition"), "{error}");
+        }
+    }
+
+    fn rows(factor: f64, runs: u32) -> Vec<Row> {
+        let mut rng = SplitMix64::new(5);
+        let mut make = |f| (0..runs).map(|_| sample::snapshot(&mut rng, 0, f)).collect::<Vec<_>>();
+        let (b, a) = (make(1.0), make(factor));
+        compare::compare(
+            &b.iter().collect::<Vec<_>>(),
+            &a.iter().collect::<Vec<_>>(),
+            compare::Detail::Folded,
+        )
+        .rows
+    }
+
+    #[test]
+    fn conditions_are_judged() {
+        let (slower, same, few) = (rows(2.0, 5), rows(1.0, 5), rows(2.0, 2));
+        let judge = |text: &str, rows: &[Row]| text.parse::<Gate>().unwrap().judge(rows);
+        for (text, rows, met) in [
+            ("irq_delivery.p99 > +5%", &slower, true),
+            ("irq_delivery.p99 > +300%", &slower, false),
+            ("irq_delivery.p99 > +5%", &same, false),
+            ("irq_delivery{stage=inject}.p50 > +5%", &slower, true),
+            ("irq_delivery{guest=vm1}.p50>+5%", &slower, true),
+            ("irq_delivery.p99 < -5%", &slower, false),
+            ("irq_delivery.p50 > 1ms", &slower, true),
+            ("irq_delivery.p50 > 1s", &slower, false),
+            ("vm_exit{reason=INTR}.p90 > +50%", &slower, false),
+            ("irq_delivery.p99 > -50%", &same, true),
+        ] {
+            let outcome = judge(text, rows);
+            assert_eq!(matches!(outcome, Outcome::Met(_)), met, "{text}: {outcome:?}");
+            assert!(!matches!(outcome, Outcome::Unknown(_)), "{text}: {outcome:?}");
+        }
+        for (text, rows) in [
+            ("irq_delivery.p99 > +5%", &few),
+            ("irq_delivery.p99.9 > +5%", &slower),
+            ("vm_exit{reason=CPUID}.p50 > +5%", &slower),
+        ] {
+            assert!(matches!(judge(text, rows), Outcome::Unknown(_)), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_condition_or_an_error(text in "\\PC{0,40}") {
+            let _ = text.parse::<Gate>();
+        }
+    }
+}

@@ -1,0 +1,430 @@
+//! The running host: masks in `/proc/irq`, threads by `sched_setaffinity(2)`.
+
+use super::host::{Host, Observed, Refusal, Seen, TargetError};
+use crate::host::{HostRoot, VfioKind, parse_allowed_cpus, parse_stat, parse_vfio_action, read_host_threads};
+use crate::model::{CpuSet, HostThread, IrqNumber, Tid};
+use crate::plan::{IrqTarget, Target, ThreadTarget, VectorName};
+use rustix::io::Errno;
+use rustix::thread::{CapabilitySet, capabilities, sched_setaffinity};
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+/// The host under a [`HostRoot`]. Only that of [`HostRoot::live`] has threads that can be moved.
+#[derive(Clone, Debug)]
+pub struct LiveHost {
+    root: HostRoot,
+    /// CPUs online when it was made: some kernels take offline ones out of the mask of a thread.
+    online: CpuSet,
+}
+
+impl LiveHost {
+    /// The host under `root`.
+    #[must_use]
+    pub fn new(root: HostRoot) -> Self {
+        let online = root.sys.join("devices/system/cpu/online");
+        let online = fs::read_to_string(online).ok().and_then(|text| text.parse().ok()).unwrap_or_default();
+        Self { root, online }
+    }
+
+    fn irq_dir(&self, irq: IrqNumber) -> PathBuf {
+        self.root.proc.join("irq").join(irq.to_string())
+    }
+
+    /// Names of an interrupt's handlers, joined by commas (kernel/irq/irqdesc.c, `actions_show()`).
+    fn actions_path(&self, irq: IrqNumber) -> PathBuf {
+        self.root.sys.join("kernel/irq").join(irq.to_string()).join("actions")
+    }
+
+    /// By the thread's own number, not its process's: threads that the kernel runs for a guest are processes of their
+    /// own. `/proc/TID` is not listed, but there (proc(5)).
+    fn task_dir(&self, thread: &ThreadTarget) -> PathBuf {
+        let tid = thread.tid.to_string();
+        self.root.proc.join(&tid).join("task").join(&tid)
+    }
+
+    fn default_path(&self) -> PathBuf {
+        self.root.proc.join("irq/default_smp_affinity")
+    }
+
+    fn observe_irq(&self, irq: &IrqTarget) -> Result<Seen, TargetError> {
+        let dir = self.irq_dir(irq.number);
+        let actions_path = self.actions_path(irq.number);
+        let (Some(actions), Some(mask)) = (read(&actions_path)?, read(&dir.join("smp_affinity_list"))?)
+        else {
+            return Ok(Seen::Gone);
+        };
+        if !same_actions(&actions, &irq.actions) {
+            let actions = actions.trim();
+            let bearer = if actions.is_empty() { "nobody" } else { actions };
+            return Ok(Seen::Replaced(bearer.to_owned()));
+        }
+        let effective_path = dir.join("effective_affinity_list");
+        let effective = match read(&effective_path)? {
+            Some(text) => Some(cpu_list(&effective_path, &text)?).filter(|cpus| !cpus.is_empty()),
+            None => None,
+        };
+        let cpus = cpu_list(&dir.join("smp_affinity_list"), &mask)?;
+        Ok(Seen::Here(Observed { name: actions.trim().to_owned(), cpus, effective }))
+    }
+
+    fn observe_thread(&self, thread: &ThreadTarget) -> Result<Seen, TargetError> {
+        let dir = self.task_dir(thread);
+        let (stat_path, status_path) = (dir.join("stat"), dir.join("status"));
+        let (Some(stat), Some(status)) = (read(&stat_path)?, read(&status_path)?) else {
+            return Ok(Seen::Gone);
+        };
+        let malformed = |path: &Path, text: &str, expected| TargetError::Malformed {
+            path: path.to_owned(),
+            text: text.chars().take(80).collect(),
+            expected,
+        };
+        let stat = parse_stat(&stat).map_err(|_| malformed(&stat_path, &stat, "a stat line"))?;
+        let cpus =
+            parse_allowed_cpus(&status).map_err(|_| malformed(&status_path, &status, "Cpus_allowed_list"))?;
+        if stat.start_time != thread.start_time {
+            return Ok(Seen::Replaced(stat.comm));
+        }
+        Ok(Seen::Here(Observed { name: stat.comm, cpus, effective: None }))
+    }
+
+    fn write_thread(&self, tid: Tid, cpus: &CpuSet) -> Result<(), TargetError> {
+        let refused =
+            |refusal| TargetError::Refused { call: format!("sched_setaffinity({tid}, {cpus})"), refusal };
+        if self.root != HostRoot::live() {
+            // A laid-out tree has no threads, and its numbers are those of somebody else's threads here.
+            return Err(refused(Refusal::Other(io::ErrorKind::Unsupported.into())));
+        }
+        let mut mask = rustix::thread::CpuSet::new();
+        for cpu in cpus.iter() {
+            let index = usize::try_from(cpu.0).map_err(|_| refused(Refusal::TooHigh))?;
+            if index >= rustix::thread::CpuSet::MAX_CPU {
+                return Err(refused(Refusal::TooHigh));
+            }
+            mask.set(index);
+        }
+        let pid = i32::try_from(tid.0).ok().and_then(rustix::process::Pid::from_raw);
+        let Some(pid) = pid else { return Err(refused(Refusal::Gone)) };
+        sched_setaffinity(Some(pid), &mask).map_err(|errno| {
+            refused(match errno {
+                Errno::SRCH => Refusal::Gone,
+                Errno::INVAL => Refusal::OutsideCpuset,
+                Errno::PERM => Refusal::Privilege("CAP_SYS_NICE"),
+                other => Refusal::Other(other.into()),
+            })
+        })
+    }
+}
+
+impl Host for LiveHost {
+    fn observe(&self, target: &Target) -> Result<Seen, TargetError> {
+        match target {
+            Target::Irq(irq) => self.observe_irq(irq),
+            Target::Thread(thread) => self.observe_thread(thread),
+            Target::DefaultAffinity => {
+                let path = self.default_path();
+                let Some(text) = read(&path)? else { return Ok(Seen::Gone) };
+                let cpus = CpuSet::parse_mask(&text).map_err(|_| TargetError::Malformed {
+                    path,
+                    text: text.trim().to_owned(),
+                    expected: "a CPU mask",
+                })?;
+                Ok(Seen::Here(Observed { name: String::new(), cpus, effective: None }))
+            }
+        }
+    }
+
+    fn write(&self, target: &Target, cpus: &CpuSet) -> Result<(), TargetError> {
+        if cpus.is_empty() {
+            // As text this would be no write at all, and look like one that succeeded.
+            let call = format!("setting {target} to no CPU");
+            return Err(TargetError::Refused { call, refusal: Refusal::Offline });
+        }
+        match target {
+            Target::Irq(irq) => {
+                write_file(&self.irq_dir(irq.number).join("smp_affinity_list"), &cpus.to_string())
+            }
+            Target::DefaultAffinity => write_file(&self.default_path(), &cpus.to_mask()),
+            Target::Thread(thread) => self.write_thread(thread.tid, cpus),
+        }
+    }
+
+    fn may_write(&self, target: &Target) -> Result<(), TargetError> {
+        let path = match target {
+            Target::Irq(irq) => self.irq_dir(irq.number).join("smp_affinity_list"),
+            Target::DefaultAffinity => self.default_path(),
+            Target::Thread(thread) => return may_move(&self.task_dir(thread), thread.tid),
+        };
+        match OpenOptions::new().write(true).open(&path) {
+            Err(error) if !is_gone(&error) => Err(refused_open(&path, error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn same(&self, target: &Target, asked: &CpuSet, found: &CpuSet) -> bool {
+        let trimmed = || matches!(target, Target::Thread(_)) && asked.intersection(&self.online) == *found;
+        asked == found || trimmed()
+    }
+
+    fn boot_id(&self) -> Result<String, TargetError> {
+        let path = self.root.proc.join("sys/kernel/random/boot_id");
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(text.trim().to_owned()),
+            Err(source) => Err(TargetError::Read { path, source }),
+        }
+    }
+
+    fn ticks(&self) -> u64 {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        let (seconds, nanos) = (u64::try_from(now.tv_sec), u64::try_from(now.tv_nsec));
+        let per_second = rustix::param::clock_ticks_per_second();
+        seconds.unwrap_or(0) * per_second + nanos.unwrap_or(0) * per_second / 1_000_000_000
+    }
+
+    fn unix_time(&self) -> u64 {
+        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    }
+
+    fn irqs(&self) -> Result<Vec<(IrqTarget, CpuSet)>, TargetError> {
+        let dir = self.root.proc.join("irq");
+        let unreadable = |source| TargetError::Read { path: dir.clone(), source };
+        let mut irqs = Vec::new();
+        for entry in fs::read_dir(&dir).map_err(unreadable)? {
+            let name = entry.map_err(unreadable)?.file_name();
+            let Some(number) = name.to_str().and_then(|n| n.parse().ok()).map(IrqNumber) else { continue };
+            let Some(actions) = read(&self.actions_path(number))? else { continue };
+            let mask_path = self.irq_dir(number).join("smp_affinity_list");
+            let Some(mask) = read(&mask_path)? else { continue };
+            let actions = actions.trim().to_owned();
+            if actions.is_empty() {
+                continue;
+            }
+            let vector = parse_vfio_action(&actions)
+                .filter(|found| found.kind != VfioKind::Intx)
+                .map(|found| VectorName { vf: found.device, slot: found.slot });
+            irqs.push((IrqTarget { number, actions, vector }, cpu_list(&mask_path, &mask)?));
+        }
+        Ok(irqs)
+    }
+
+    fn initial_affinity(&self, irq: IrqNumber, default: &CpuSet) -> CpuSet {
+        let text = |path: PathBuf| fs::read_to_string(path).ok();
+        let usable = default.intersection(&self.online);
+        let usable = if usable.is_empty() { self.online.clone() } else { usable };
+        let node = text(self.irq_dir(irq).join("node")).and_then(|node| node.trim().parse::<u32>().ok());
+        let local: Option<CpuSet> = node.and_then(|node| {
+            text(self.root.sys.join(format!("devices/system/node/node{node}/cpulist")))?.parse().ok()
+        });
+        match local.map(|local| usable.intersection(&local)) {
+            Some(local) if !local.is_empty() => local,
+            _ => usable,
+        }
+    }
+
+    fn threads(&self) -> Result<Vec<HostThread>, TargetError> {
+        let (threads, problems) = read_host_threads(&self.root);
+        match problems.into_iter().next() {
+            Some(problem) if threads.is_empty() => {
+                Err(TargetError::Read { path: self.root.proc.clone(), source: io::Error::other(problem) })
+            }
+            _ => Ok(threads),
+        }
+    }
+}
+
+/// The text of a file; `None` when what it is about is gone.
+fn read(path: &Path) -> Result<Option<String>, TargetError> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+        Err(error) if is_gone(&error) => Ok(None),
+        Err(source) => Err(TargetError::Read { path: path.to_owned(), source }),
+    }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    let gone = [Errno::NOENT, Errno::SRCH, Errno::NODEV, Errno::NXIO];
+    gone.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+fn cpu_list(path: &Path, text: &str) -> Result<CpuSet, TargetError> {
+    text.parse().map_err(|_| TargetError::Malformed {
+        path: path.to_owned(),
+        text: text.trim().to_owned(),
+        expected: "a CPU list",
+    })
+}
+
+/// `/proc/interrupts` separates handlers by a comma and a space, sysfs by a comma.
+fn same_actions(a: &str, b: &str) -> bool {
+    let names = |text: &str| text.split(',').map(|name| name.trim().to_owned()).collect::<Vec<_>>();
+    names(a) == names(b)
+}
+
+fn write_file(path: &Path, text: &str) -> Result<(), TargetError> {
+    // One write call: the kernel takes each as a whole mask.
+    let mut file = match OpenOptions::new().write(true).truncate(true).open(path) {
+        Ok(file) => file,
+        Err(error) if is_gone(&error) => {
+            return Err(TargetError::Refused { call: call(path, text), refusal: Refusal::Gone });
+        }
+        Err(error) => return Err(refused_open(path, error)),
+    };
+    file.write_all(text.as_bytes())
+        .map_err(|error| TargetError::Refused { call: call(path, text), refusal: mask_refusal(error) })
+}
+
+fn call(path: &Path, text: &str) -> String {
+    format!("writing {text} to {}", path.display())
+}
+
+fn refused_open(path: &Path, error: io::Error) -> TargetError {
+    let call = format!("opening {} for writing", path.display());
+    let refusal = match error.kind() {
+        io::ErrorKind::PermissionDenied => Refusal::Privilege("permission"),
+        _ => Refusal::Other(error),
+    };
+    TargetError::Refused { call, refusal }
+}
+
+/// What the kernel means by refusing a mask (kernel/irq/proc.c, `write_irq_affinity()`; kernel/irq/manage.c).
+fn mask_refusal(error: io::Error) -> Refusal {
+    match error.raw_os_error().map(Errno::from_raw_os_error) {
+        // A managed interrupt, or one without balancing: EIO, and since 6.12 at the latest EPERM.
+        Some(Errno::IO | Errno::PERM) => Refusal::Managed,
+        Some(Errno::NOSPC) => Refusal::NoVector,
+        Some(Errno::INVAL) => Refusal::Offline,
+        // lib/bitmap-str.c: a mask gives EOVERFLOW, a list ERANGE.
+        Some(Errno::OVERFLOW | Errno::RANGE) => Refusal::TooHigh,
+        _ if is_gone(&error) => Refusal::Gone,
+        _ => Refusal::Other(error),
+    }
+}
+
+/// Moving a thread takes CAP_SYS_NICE, or a thread of the same user (sched_setaffinity(2)).
+fn may_move(task: &Path, tid: Tid) -> Result<(), TargetError> {
+    let capable = capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_NICE));
+    let own = || fs::metadata(task).is_ok_and(|meta| meta.uid() == rustix::process::geteuid().as_raw());
+    if capable || own() {
+        return Ok(());
+    }
+    Err(TargetError::Refused {
+        call: format!("moving thread {tid}"),
+        refusal: Refusal::Privilege("the capability CAP_SYS_NICE"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_are_told_apart() {
+        let check = |errno: Errno, expect: &str| {
+            let refusal = mask_refusal(errno.into());
+            assert!(format!("{refusal:?}").starts_with(expect), "{errno:?}: {refusal:?}");
+        };
+        check(Errno::IO, "Managed");
+        check(Errno::PERM, "Managed");
+        check(Errno::NOSPC, "NoVector");
+        check(Errno::INVAL, "Offline");
+        check(Errno::OVERFLOW, "TooHigh");
+        check(Errno::RANGE, "TooHigh");
+        check(Errno::NOENT, "Gone");
+        check(Errno::NODEV, "Gone");
+        check(Errno::NOMEM, "Other");
+    }
+
+    #[test]
+    fn actions_in_both_spellings() {
+        assert!(same_actions("a,b\n", "a, b"));
+        assert!(same_actions("vfio-msix[1](0000:01:10.0)\n", "vfio-msix[1](0000:01:10.0)"));
+        assert!(!same_actions("a\n", "a, b"));
+    }
+
+    fn tree(irq: u32, actions: &str, mask: &str) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |path: &str, text: &str| {
+            let path = dir.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        put(&format!("proc/irq/{irq}/smp_affinity_list"), mask);
+        put(&format!("proc/irq/{irq}/effective_affinity_list"), "1\n");
+        put(&format!("sys/kernel/irq/{irq}/actions"), actions);
+        put("proc/irq/default_smp_affinity", "f\n");
+        put("sys/devices/system/cpu/online", "0-3\n");
+        dir
+    }
+
+    #[test]
+    fn interrupts_are_read_written_and_told_apart() {
+        let dir = tree(30, "vfio-msix[0](0000:01:10.0)\n", "0-3\n");
+        let host = LiveHost::new(HostRoot::under(dir.path()));
+        let target = |actions: &str, number| {
+            Target::Irq(IrqTarget { number: IrqNumber(number), actions: actions.to_owned(), vector: None })
+        };
+        let ours = target("vfio-msix[0](0000:01:10.0)", 30);
+        let Seen::Here(observed) = host.observe(&ours).unwrap() else { panic!("it is there") };
+        assert_eq!((observed.cpus.to_string(), observed.effective), ("0-3".to_owned(), "1".parse().ok()));
+        host.write(&ours, &"2".parse().unwrap()).unwrap();
+        assert_eq!(fs::read_to_string(dir.path().join("proc/irq/30/smp_affinity_list")).unwrap(), "2");
+
+        let other = host.observe(&target("nvme0q1", 30)).unwrap();
+        assert_eq!(other, Seen::Replaced("vfio-msix[0](0000:01:10.0)".to_owned()));
+        assert_eq!(host.observe(&target("x", 31)).unwrap(), Seen::Gone);
+        let error = host.write(&target("x", 31), &"2".parse().unwrap()).unwrap_err();
+        assert!(matches!(error.refusal(), Some(Refusal::Gone)), "{error}");
+
+        host.write(&Target::DefaultAffinity, &"0-1".parse().unwrap()).unwrap();
+        assert_eq!(fs::read_to_string(dir.path().join("proc/irq/default_smp_affinity")).unwrap(), "3");
+        fs::write(dir.path().join("proc/irq/30/smp_affinity_list"), "x").unwrap();
+        let error = host.observe(&ours).unwrap_err().to_string();
+        assert!(error.ends_with("says \"x\" instead of a CPU list"), "{error}");
+    }
+
+    #[test]
+    fn new_interrupts_start_on_their_node() {
+        let dir = tree(30, "vfio-msix[2](0000:01:10.0)\n", "0-3\n");
+        let put = |path: &str, text: &str| {
+            let path = dir.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        put("sys/devices/system/node/node1/cpulist", "2-3\n");
+        let host = LiveHost::new(HostRoot::under(dir.path()));
+        let check = |node: &str, default: &str, expect: &str| {
+            put("proc/irq/30/node", node);
+            let found = host.initial_affinity(IrqNumber(30), &default.parse().unwrap());
+            assert_eq!(found.to_string(), expect, "{node} {default}");
+        };
+        check("-1\n", "0-7", "0-3");
+        check("1\n", "0-7", "2-3");
+        check("1\n", "0-1", "0-1");
+        check("0\n", "1", "1");
+        check("0\n", "7", "0-3");
+
+        let irqs = host.irqs().unwrap();
+        assert_eq!(irqs.len(), 1);
+        let vector = irqs[0].0.vector.unwrap();
+        assert_eq!((vector.vf.to_string().as_str(), vector.slot), ("0000:01:10.0", 2));
+    }
+
+    #[test]
+    fn a_laid_out_tree_moves_no_thread() {
+        let dir = tree(30, "x", "0-3");
+        let host = LiveHost::new(HostRoot::under(dir.path()));
+        let error = host.write_thread(Tid(1), &"0".parse().unwrap()).unwrap_err();
+        assert!(error.to_string().starts_with("sched_setaffinity(1, 0): "), "{error}");
+    }
+
+    #[test]
+    fn cpus_that_no_kernel_call_can_name() {
+        let host = LiveHost::new(HostRoot::live());
+        let error = host.write_thread(Tid(u32::MAX), &"4000".parse().unwrap()).unwrap_err();
+        assert!(matches!(error.refusal(), Some(Refusal::TooHigh)), "{error}");
+        let error = host.write_thread(Tid(u32::MAX), &"0".parse().unwrap()).unwrap_err();
+        assert!(matches!(error.refusal(), Some(Refusal::Gone)), "{error}");
+    }
+}

@@ -1,0 +1,204 @@
+//! A host in memory for tests, which moves interrupts as the kernel does and fails where it is told to.
+
+use super::host::{Host, Observed, Refusal, Seen, TargetError};
+use crate::model::topology::Thread;
+use crate::model::{CpuSet, HostThread, IrqNumber, Pid, Tid};
+use crate::plan::{IrqTarget, Target, TargetKey};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+/// What happens at a write instead of, or besides, the write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Event {
+    /// It is refused as a managed interrupt's is.
+    Managed,
+    /// It is refused for want of a vector.
+    NoVector,
+    /// The process dies before it.
+    KilledBefore,
+    /// The process dies after it.
+    KilledAfter,
+    /// The target is gone.
+    Vanishes,
+    /// It is accepted, but only part of the mask is taken.
+    Trimmed,
+    /// Somebody else sets the target right after it.
+    Foreign(CpuSet),
+}
+
+/// What a killed process leaves its stack with.
+pub(super) struct Killed;
+
+/// A target's state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Slot {
+    pub(super) target: Target,
+    pub(super) cpus: CpuSet,
+    pub(super) effective: Option<CpuSet>,
+}
+
+/// The host.
+#[derive(Debug, Default)]
+pub(super) struct MemoryHost {
+    state: RefCell<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    slots: BTreeMap<TargetKey, Slot>,
+    newcomers: Vec<HostThread>,
+    writes: u32,
+    event: Option<(u32, Event)>,
+    boot_id: String,
+}
+
+impl MemoryHost {
+    pub(super) fn add(&self, target: Target, cpus: CpuSet, effective: Option<CpuSet>) {
+        let slot = Slot { target: target.clone(), cpus, effective };
+        self.state.borrow_mut().slots.insert(target.key(), slot);
+    }
+
+    /// Everything there is.
+    pub(super) fn snapshot(&self) -> BTreeMap<TargetKey, Slot> {
+        self.state.borrow().slots.clone()
+    }
+
+    /// Has something happen at the n-th write from now, counted from 0.
+    pub(super) fn at_write(&self, n: u32, event: Event) {
+        let mut state = self.state.borrow_mut();
+        state.writes = 0;
+        state.event = Some((n, event));
+    }
+
+    pub(super) fn calm(&self) {
+        self.state.borrow_mut().event = None;
+    }
+
+    pub(super) fn reboot(&self) {
+        self.state.borrow_mut().boot_id.push('+');
+    }
+
+    /// Somebody else sets a target.
+    pub(super) fn set(&self, key: &TargetKey, cpus: CpuSet) {
+        if let Some(slot) = self.state.borrow_mut().slots.get_mut(key) {
+            slot.cpus = cpus;
+        }
+    }
+
+    pub(super) fn remove(&self, key: &TargetKey) {
+        self.state.borrow_mut().slots.remove(key);
+    }
+
+    /// A thread starts in process `pid`, a child of `parent`.
+    pub(super) fn spawn(&self, parent: u32, pid: u32, tid: u32, cpus: CpuSet) {
+        let thread = Thread { tid: Tid(tid), comm: "new".to_owned(), start_time: 1000, affinity: cpus };
+        let newcomer = HostThread { pid: Pid(pid), parent: Pid(parent), thread, kernel: false, bound: false };
+        self.state.borrow_mut().newcomers.push(newcomer);
+    }
+
+    pub(super) fn newcomer(&self, tid: u32) -> CpuSet {
+        let state = self.state.borrow();
+        state.newcomers.iter().find(|t| t.thread.tid.0 == tid).unwrap().thread.affinity.clone()
+    }
+}
+
+impl Host for MemoryHost {
+    fn observe(&self, target: &Target) -> Result<Seen, TargetError> {
+        let state = self.state.borrow();
+        if let (Target::Thread(thread), None) = (target, state.slots.get(&target.key())) {
+            let newcomer = state.newcomers.iter().find(|t| t.thread.tid == thread.tid);
+            return Ok(newcomer.map_or(Seen::Gone, |t| {
+                Seen::Here(Observed {
+                    name: t.thread.comm.clone(),
+                    cpus: t.thread.affinity.clone(),
+                    effective: None,
+                })
+            }));
+        }
+        Ok(state.slots.get(&target.key()).map_or(Seen::Gone, |slot| {
+            let name = match &slot.target {
+                Target::Irq(irq) => irq.actions.clone(),
+                Target::Thread(thread) => thread.comm.clone(),
+                Target::DefaultAffinity => String::new(),
+            };
+            Seen::Here(Observed { name, cpus: slot.cpus.clone(), effective: slot.effective.clone() })
+        }))
+    }
+
+    fn write(&self, target: &Target, cpus: &CpuSet) -> Result<(), TargetError> {
+        let mut state = self.state.borrow_mut();
+        let n = state.writes;
+        state.writes += 1;
+        let event = state.event.clone().filter(|(at, _)| *at == n).map(|(_, event)| event);
+        let refused = |refusal| Err(TargetError::Refused { call: format!("writing {cpus}"), refusal });
+        let mut taken = cpus.clone();
+        match &event {
+            Some(Event::Managed) => return refused(Refusal::Managed),
+            Some(Event::NoVector) => return refused(Refusal::NoVector),
+            Some(Event::KilledBefore) => {
+                drop(state);
+                std::panic::resume_unwind(Box::new(Killed))
+            }
+            Some(Event::Vanishes) => {
+                state.slots.remove(&target.key());
+            }
+            Some(Event::Trimmed) => taken = cpus.first().map(CpuSet::from).unwrap_or_default(),
+            Some(Event::KilledAfter | Event::Foreign(_)) | None => {}
+        }
+        if let Target::Thread(thread) = target
+            && let Some(newcomer) = state.newcomers.iter_mut().find(|t| t.thread.tid == thread.tid)
+        {
+            newcomer.thread.affinity = taken;
+            return Ok(());
+        }
+        let Some(slot) = state.slots.get_mut(&target.key()) else { return refused(Refusal::Gone) };
+        slot.cpus = taken;
+        if let Some(effective) = &mut slot.effective
+            && !effective.is_subset(&slot.cpus)
+        {
+            *effective = slot.cpus.first().map(CpuSet::from).unwrap_or_default();
+        }
+        match event {
+            Some(Event::Foreign(value)) => slot.cpus = value,
+            Some(Event::KilledAfter) => {
+                drop(state);
+                std::panic::resume_unwind(Box::new(Killed))
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn may_write(&self, _target: &Target) -> Result<(), TargetError> {
+        Ok(())
+    }
+
+    fn boot_id(&self) -> Result<String, TargetError> {
+        Ok(self.state.borrow().boot_id.clone())
+    }
+
+    fn ticks(&self) -> u64 {
+        500
+    }
+
+    fn unix_time(&self) -> u64 {
+        0
+    }
+
+    fn irqs(&self) -> Result<Vec<(IrqTarget, CpuSet)>, TargetError> {
+        let state = self.state.borrow();
+        let irqs = state.slots.values().filter_map(|slot| match &slot.target {
+            Target::Irq(irq) => Some((irq.clone(), slot.cpus.clone())),
+            Target::Thread(_) | Target::DefaultAffinity => None,
+        });
+        Ok(irqs.collect())
+    }
+
+    fn initial_affinity(&self, _irq: IrqNumber, default: &CpuSet) -> CpuSet {
+        default.clone()
+    }
+
+    fn threads(&self) -> Result<Vec<HostThread>, TargetError> {
+        Ok(self.state.borrow().newcomers.clone())
+    }
+}

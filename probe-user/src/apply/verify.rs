@@ -1,0 +1,123 @@
+//! Comparing the host with what is on record.
+
+use super::error::one_line;
+use super::host::{Host, Observed, Seen};
+use crate::model::CpuSet;
+use crate::plan::journal::{Journal, Standing};
+use crate::plan::{Need, Target};
+use serde::Serialize;
+
+/// The configuration on record, and how the host looks beside it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct InForce {
+    /// Names of the configurations, oldest first; the last one counts where they differ.
+    pub configs: Vec<String>,
+    /// Guests that they serve.
+    pub guests: Vec<String>,
+    /// CPUs that they guard.
+    pub guarded: CpuSet,
+    /// When the last one was begun, seconds since 1970.
+    pub since: u64,
+    /// Whether the record ends properly: neither `apply` nor `rollback` was cut short.
+    pub settled: bool,
+    /// Each target with what is asked and what is found.
+    pub checks: Vec<Check>,
+}
+
+/// One target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// The target.
+    pub target: Target,
+    /// What is asked.
+    pub asked: CpuSet,
+    /// What is found.
+    #[serde(flatten)]
+    pub reality: Reality,
+    /// Whether the configuration is not in force unless this holds.
+    pub need: Need,
+}
+
+/// What is found in a target's place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum Reality {
+    /// What is asked; of an interrupt, the CPU it really goes to is one of those.
+    AsAsked {
+        /// Of an interrupt: where it goes.
+        effective: Option<CpuSet>,
+    },
+    /// The mask is as asked, but the interrupt has not moved yet.
+    Pending {
+        /// Where it goes until it fires again.
+        effective: CpuSet,
+    },
+    /// Somebody else's value.
+    Drifted {
+        /// The value.
+        found: CpuSet,
+    },
+    /// The target is gone.
+    Gone,
+    /// It could not be read.
+    Unreadable {
+        /// Why.
+        error: String,
+    },
+}
+
+impl Check {
+    /// Whether the configuration has lost its hold on this target.
+    #[must_use]
+    pub fn is_drift(&self) -> bool {
+        match &self.reality {
+            Reality::AsAsked { .. } | Reality::Pending { .. } => false,
+            Reality::Gone => self.need == Need::Required,
+            Reality::Drifted { .. } | Reality::Unreadable { .. } => true,
+        }
+    }
+}
+
+impl InForce {
+    /// Whether everything is as asked.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        self.settled && !self.checks.iter().any(Check::is_drift)
+    }
+}
+
+/// Compares the host with a journal; `None` when nothing is in force: the journal is empty, undone or of another boot.
+#[must_use]
+pub fn verify(host: &dyn Host, journal: &Journal, boot_id: &str) -> Option<InForce> {
+    let last = journal.open().next_back()?;
+    if last.begin.boot_id != boot_id {
+        return None;
+    }
+    let mut guests: Vec<String> = journal.open().flat_map(|t| t.begin.guests.clone()).collect();
+    guests.sort();
+    guests.dedup();
+    Some(InForce {
+        configs: journal.open().map(|t| t.begin.config.clone()).collect(),
+        guests,
+        guarded: journal.open().fold(CpuSet::new(), |all, t| all.union(&t.begin.guarded)),
+        since: last.begin.unix_time,
+        settled: journal.is_settled(),
+        checks: journal.standing().iter().map(|standing| check(host, standing)).collect(),
+    })
+}
+
+fn check(host: &dyn Host, standing: &Standing) -> Check {
+    let asked = standing.asked();
+    let reality = match host.observe(&standing.target) {
+        Err(error) => Reality::Unreadable { error: one_line(&error) },
+        Ok(Seen::Gone | Seen::Replaced(_)) => Reality::Gone,
+        Ok(Seen::Here(Observed { cpus, .. })) if !host.same(&standing.target, asked, &cpus) => {
+            Reality::Drifted { found: cpus }
+        }
+        Ok(Seen::Here(observed)) => match observed.effective {
+            Some(effective) if !effective.is_subset(asked) => Reality::Pending { effective },
+            effective => Reality::AsAsked { effective },
+        },
+    };
+    Check { target: standing.target.clone(), asked: asked.clone(), reality, need: standing.need }
+}

@@ -1,0 +1,339 @@
+//! Loads the object, attaches what fits, and says for each probe how it went.
+
+use super::facts::read_facts;
+use super::maps::Maps;
+use super::object::OBJECT;
+use crate::host::HostRoot;
+use crate::probes::hook::{Candidate, Kind};
+use crate::probes::{
+    Hook, KernelFacts, MapReader, Missing, PROBES, ProbeReport, ProbeSpec, ReadError, Role, Verdict,
+};
+use aya::maps::{Array, HashMap};
+use aya::programs::{Program, ProgramError, RawTracePoint, TracePoint};
+use aya::{Ebpf, EbpfLoader};
+use probe_ebpf::control::Window;
+use probe_ebpf::probes::irq_delivery::STAGES;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// How many of each thing the maps have room for. Memory is taken at loading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// vCPU threads.
+    pub vcpus: u32,
+    /// VF vector slots.
+    pub slots: u32,
+    /// (slot, vCPU) series.
+    pub deliveries: u32,
+    /// (vCPU, exit reason) series.
+    pub exits: u32,
+}
+
+/// Why nothing could be loaded at all.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The kernel refuses BPF to this process.
+    #[error(
+        "the kernel does not let this process load BPF programs ({cause}): run as root, or give it CAP_BPF and CAP_PERFMON"
+    )]
+    NotPermitted {
+        /// The kernel's words.
+        cause: String,
+    },
+    /// KVM is not there.
+    #[error("KVM is not loaded: no event kvm:kvm_entry; modprobe kvm_intel or kvm_amd")]
+    NoKvm,
+    /// Another failure of loading.
+    #[error("cannot load the BPF object: {0}")]
+    Object(String),
+    /// Maps could not be written.
+    #[error(transparent)]
+    Map(#[from] ReadError),
+}
+
+/// A loaded and attached object. Dropping it detaches everything.
+pub struct Loaded {
+    ebpf: Ebpf,
+    reports: Vec<ProbeReport>,
+}
+
+impl std::fmt::Debug for Loaded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Loaded").field("reports", &self.reports).finish_non_exhaustive()
+    }
+}
+
+impl Loaded {
+    /// Loads and attaches all probes. Nothing is counted until [`Loaded::open`].
+    ///
+    /// # Errors
+    /// [`LoadError`] when nothing can work here; a single probe that cannot is told by its report.
+    pub fn new(root: &HostRoot, sizes: Sizes) -> Result<Self, LoadError> {
+        let facts = read_facts(root);
+        let mut ebpf = load_object(&facts, sizes)?;
+        let mut reports = Vec::with_capacity(PROBES.len());
+        for probe in PROBES {
+            reports.push(attach_probe(&mut ebpf, probe.name, probe.hooks, &facts));
+        }
+        withdraw_dependents(&mut reports);
+        let loaded = Self { ebpf, reports };
+        if loaded.reports.iter().all(|r| !matches!(r.verdict, Verdict::Ready { .. }))
+            && !facts.raw.contains_key("kvm_entry")
+            && facts.events.get("kvm/kvm_entry") != Some(&true)
+        {
+            return Err(LoadError::NoKvm);
+        }
+        Ok(loaded)
+    }
+
+    /// How each probe fares, in registry order.
+    #[must_use]
+    pub fn reports(&self) -> &[ProbeReport] {
+        &self.reports
+    }
+
+    /// The programs and maps as aya has them: for tests that run single programs with arguments of their own.
+    pub fn ebpf_mut(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+
+    /// The maps, to be read.
+    #[must_use]
+    pub fn maps(&self) -> impl MapReader + '_ {
+        Maps(&self.ebpf)
+    }
+
+    /// What was lost so far: probe, cause, times.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn lost(&self) -> Result<Vec<(&'static str, &'static str, u64)>, ReadError> {
+        Maps(&self.ebpf).lost()
+    }
+
+    /// How long and how often a probe's programs have run; `None` while the kernel does not count that
+    /// (`kernel.bpf_stats_enabled`).
+    #[must_use]
+    pub fn cost(&self, probe: &ProbeSpec) -> Option<(Duration, u64)> {
+        let names = probe.hooks.iter().flat_map(|hook| [hook.raw, hook.classic]).flatten().map(|v| v.program);
+        let infos = names.filter_map(|name| match self.ebpf.program(name)? {
+            Program::RawTracePoint(program) => program.info().ok(),
+            Program::TracePoint(program) => program.info().ok(),
+            _ => None,
+        });
+        let (time, runs) = infos.fold((Duration::ZERO, 0), |(time, runs), info| {
+            (time + info.run_time(), runs + info.run_count())
+        });
+        (runs > 0).then_some((time, runs))
+    }
+
+    /// Sets the span that counts.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub fn open(&mut self, window: Window) -> Result<(), ReadError> {
+        let mut map: Array<_, Window> = self.map_mut("WINDOW")?;
+        map.set(0, window, 0).map_err(|e| read_error("WINDOW", e))
+    }
+
+    /// Tells which process owns which VF (packed address to pid). Interrupts are looked at anew when that changed.
+    ///
+    /// # Errors
+    /// When a map cannot be written.
+    pub fn set_owners(&mut self, owners: &BTreeMap<u32, u32>) -> Result<(), ReadError> {
+        const NAME: &str = "OWNERS";
+        let mut map: HashMap<_, u32, u32> = self.map_mut(NAME)?;
+        let now: BTreeMap<u32, u32> = map.iter().filter_map(Result::ok).collect();
+        for (vf, _) in now.iter().filter(|(vf, _)| !owners.contains_key(vf)) {
+            map.remove(vf).map_err(|e| read_error(NAME, e))?;
+        }
+        for (vf, pid) in owners.iter().filter(|(vf, pid)| now.get(vf) != Some(pid)) {
+            map.insert(vf, pid, 0).map_err(|e| read_error(NAME, e))?;
+        }
+        if now != *owners {
+            self.forget_irqs(owners)?;
+        }
+        Ok(())
+    }
+
+    /// Corrects the owner in known slots; the programs keep it there.
+    fn forget_irqs(&mut self, owners: &BTreeMap<u32, u32>) -> Result<(), ReadError> {
+        use probe_ebpf::control::Table;
+        use probe_ebpf::probes::irq_delivery::{IRQ_NUMBERS, KnownIrq};
+        const NAME: &str = "KNOWN_IRQS";
+        let used = self.maps().used(Table::Slots)?;
+        let stale: Vec<u32> = (0..used)
+            .filter_map(|i| self.maps().slot(i).ok())
+            .filter(|slot| owners.get(&slot.vf) != Some(&slot.owner))
+            .map(|slot| slot.irq)
+            .filter(|irq| *irq < IRQ_NUMBERS)
+            .collect();
+        let mut map: Array<_, KnownIrq> = self.map_mut(NAME)?;
+        for irq in stale {
+            map.set(irq, KnownIrq { action: 0, dev_id: 0, slot: 0, pad: 0 }, 0)
+                .map_err(|e| read_error(NAME, e))?;
+        }
+        Ok(())
+    }
+
+    fn map_mut<'a, M>(&'a mut self, name: &'static str) -> Result<M, ReadError>
+    where
+        M: TryFrom<&'a mut aya::maps::Map>,
+        M::Error: std::fmt::Display,
+    {
+        let map = self.ebpf.map_mut(name).ok_or_else(|| read_error(name, "no such map in the object"))?;
+        M::try_from(map).map_err(|e| read_error(name, e))
+    }
+}
+
+fn read_error(map: &'static str, cause: impl std::fmt::Display) -> ReadError {
+    ReadError { map, cause: cause.to_string() }
+}
+
+fn load_object(facts: &KernelFacts, sizes: Sizes) -> Result<Ebpf, LoadError> {
+    // Offsets are 32-bit globals, addresses 64-bit ones.
+    let offsets: Vec<(&str, u32)> =
+        facts.globals.iter().filter_map(|(name, value)| Some((*name, u32::try_from(*value).ok()?))).collect();
+    let inject = facts.globals.get(probe_ebpf::layout::IRQFD_INJECT).copied().unwrap_or(0);
+    let mut loader = EbpfLoader::new();
+    for (name, value) in &offsets {
+        loader.override_global(name, value, true);
+    }
+    loader.override_global(probe_ebpf::layout::IRQFD_INJECT, &inject, true);
+    for (map, size) in [
+        ("VCPUS", sizes.vcpus),
+        ("VCPU_TIDS", sizes.vcpus),
+        ("SLOTS", sizes.slots),
+        ("SLOT_IDS", sizes.slots),
+        ("DELIVERIES", sizes.deliveries),
+        ("DELIVERY_IDS", sizes.deliveries),
+        ("IRQ_HIST", sizes.deliveries * STAGES),
+        ("EXITS", sizes.exits),
+        ("EXIT_HIST", sizes.exits),
+    ] {
+        loader.map_max_entries(map, size);
+    }
+    loader.load(OBJECT).map_err(|e| {
+        let text = chain(&e);
+        if denied(&e) { LoadError::NotPermitted { cause: text } } else { LoadError::Object(text) }
+    })
+}
+
+/// Whether an error comes down to EPERM or EACCES.
+fn denied(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut source = Some(error);
+    while let Some(e) = source {
+        if let Some(io) = e.downcast_ref::<std::io::Error>()
+            && io.kind() == std::io::ErrorKind::PermissionDenied
+        {
+            return true;
+        }
+        source = e.source();
+    }
+    false
+}
+
+/// An error with its sources, on one line.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(e) = source {
+        let part = e.to_string();
+        if !text.contains(&part) {
+            text.push_str(": ");
+            text.push_str(&part);
+        }
+        source = e.source();
+    }
+    text.split('\n').next().unwrap_or_default().to_owned()
+}
+
+fn attach_probe(ebpf: &mut Ebpf, probe: &str, hooks: &[Hook], facts: &KernelFacts) -> ProbeReport {
+    let mut attached = Vec::new();
+    let mut missing = Vec::new();
+    for hook in hooks {
+        match attach_hook(ebpf, hook, facts) {
+            Ok(kind) => attached.push((hook.event.to_owned(), kind.as_str().to_owned())),
+            Err(reason) => match hook.role {
+                Role::Required => {
+                    let verdict = Verdict::Unsupported { reason: format!("{}: {reason}", hook.event) };
+                    return ProbeReport { probe: probe.to_owned(), verdict, attached };
+                }
+                Role::Figure(figure) => {
+                    missing.push(Missing { event: hook.event.to_owned(), loses: figure.to_owned(), reason });
+                }
+            },
+        }
+    }
+    ProbeReport { probe: probe.to_owned(), verdict: Verdict::Ready { missing }, attached }
+}
+
+/// Tries a hook's programs in order; the error says why none could be attached.
+fn attach_hook(ebpf: &mut Ebpf, hook: &Hook, facts: &KernelFacts) -> Result<Kind, String> {
+    let mut reasons = Vec::new();
+    for candidate in hook.candidates(facts)? {
+        match attach(ebpf, hook, candidate) {
+            Ok(()) => return Ok(candidate.kind),
+            Err(e) => reasons.push(format!("{}: {}", candidate.kind.as_str(), load_reason(&e))),
+        }
+    }
+    Err(reasons.join("; "))
+}
+
+/// How the lines begin with which a verifier's log ends after the one that matters (kernel/bpf/verifier.c,
+/// `print_verification_stats`).
+const STATISTICS: &[&str] = &["verification time", "stack depth", "processed "];
+
+/// Why a program could not be loaded or attached; of a verifier's log the line that says it.
+fn load_reason(error: &ProgramError) -> String {
+    match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            let log = verifier_log.to_string();
+            let verdict = log
+                .lines()
+                .rev()
+                .find(|line| !STATISTICS.iter().any(|start| line.starts_with(start)) && !line.is_empty());
+            match verdict {
+                Some(line) => format!("{io_error}, the verifier says: {line}"),
+                None => io_error.to_string(),
+            }
+        }
+        other => chain(other),
+    }
+}
+
+fn attach(ebpf: &mut Ebpf, hook: &Hook, candidate: Candidate) -> Result<(), ProgramError> {
+    let program = ebpf.program_mut(candidate.program).ok_or(ProgramError::NotLoaded)?;
+    match candidate.kind {
+        Kind::Raw => {
+            let program: &mut RawTracePoint = program.try_into()?;
+            program.load()?;
+            program.attach(hook.name()).map(drop)
+        }
+        Kind::Classic => {
+            let program: &mut TracePoint = program.try_into()?;
+            program.load()?;
+            let (system, name) = hook.event.split_once('/').unwrap_or(("", hook.event));
+            program.attach(system, name).map(drop)
+        }
+    }
+}
+
+/// A probe cannot work without `vcpu`, and loses what `vcpu` cannot see.
+fn withdraw_dependents(reports: &mut [ProbeReport]) {
+    let Some((first, rest)) = reports.split_first_mut() else { return };
+    match &first.verdict {
+        Verdict::Ready { missing: base } => {
+            for report in rest {
+                if let Verdict::Ready { missing } = &mut report.verdict {
+                    missing.extend(base.iter().cloned());
+                }
+            }
+        }
+        other => {
+            for report in rest {
+                report.verdict = other.clone();
+            }
+        }
+    }
+}

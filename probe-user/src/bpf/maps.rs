@@ -1,0 +1,84 @@
+//! Reading the probes' maps through aya.
+
+use crate::probes::{MapReader, ReadError};
+use aya::Ebpf;
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
+use probe_ebpf::control::{Lost, Table};
+use probe_ebpf::hist::Hist;
+use probe_ebpf::probes::{irq_delivery, vm_exit};
+use probe_ebpf::vcpu::Vcpu;
+
+/// Maps of a loaded object.
+pub(super) struct Maps<'a>(pub(super) &'a Ebpf);
+
+impl Maps<'_> {
+    fn map(&self, name: &'static str) -> Result<&Map, ReadError> {
+        self.0.map(name).ok_or_else(|| error(name, "no such map in the object"))
+    }
+
+    fn element<T: aya::Pod>(&self, name: &'static str, index: u32) -> Result<T, ReadError> {
+        let array: Array<&MapData, T> = self.map(name)?.try_into().map_err(|e| error(name, e))?;
+        array.get(&index, 0).map_err(|e| error(name, e))
+    }
+
+    fn size<T: aya::Pod>(&self, name: &'static str) -> Result<u32, ReadError> {
+        let array: Array<&MapData, T> = self.map(name)?.try_into().map_err(|e| error(name, e))?;
+        Ok(array.len())
+    }
+
+    /// What was lost, all CPUs together: only causes that occurred.
+    pub(super) fn lost(&self) -> Result<Vec<(&'static str, &'static str, u64)>, ReadError> {
+        const NAME: &str = "LOST";
+        let array: PerCpuArray<&MapData, u64> = self.map(NAME)?.try_into().map_err(|e| error(NAME, e))?;
+        let mut lost = Vec::new();
+        for (cause, probe, word) in Lost::ALL {
+            let per_cpu = array.get(&(cause as u32), 0).map_err(|e| error(NAME, e))?;
+            let sum: u64 = per_cpu.iter().sum();
+            if sum > 0 {
+                lost.push((probe, word, sum));
+            }
+        }
+        Ok(lost)
+    }
+}
+
+fn error(map: &'static str, cause: impl std::fmt::Display) -> ReadError {
+    ReadError { map, cause: cause.to_string() }
+}
+
+impl MapReader for Maps<'_> {
+    fn hist(&self, map: &'static str, index: u32) -> Result<Hist, ReadError> {
+        self.element(map, index)
+    }
+
+    fn slot(&self, index: u32) -> Result<irq_delivery::Slot, ReadError> {
+        self.element("SLOTS", index)
+    }
+
+    fn delivery(&self, index: u32) -> Result<irq_delivery::Delivery, ReadError> {
+        self.element("DELIVERIES", index)
+    }
+
+    fn exit(&self, index: u32) -> Result<vm_exit::ExitSeries, ReadError> {
+        self.element("EXITS", index)
+    }
+
+    fn vcpus(&self) -> Result<Vec<(u32, Vcpu)>, ReadError> {
+        const NAME: &str = "VCPUS";
+        let map: HashMap<&MapData, u32, Vcpu> = self.map(NAME)?.try_into().map_err(|e| error(NAME, e))?;
+        let mut vcpus: Vec<_> = map.iter().collect::<Result<_, _>>().map_err(|e| error(NAME, e))?;
+        vcpus.sort_by_key(|(tid, _)| *tid);
+        Ok(vcpus)
+    }
+
+    fn used(&self, table: Table) -> Result<u32, ReadError> {
+        let next: u64 = self.element("NEXT", table as u32)?;
+        // An index is taken before it is checked, so the counter can run past the table's end.
+        let size = match table {
+            Table::Slots => self.size::<irq_delivery::Slot>("SLOTS")?,
+            Table::Deliveries => self.size::<irq_delivery::Delivery>("DELIVERIES")?,
+            Table::Exits => self.size::<vm_exit::ExitSeries>("EXITS")?,
+        };
+        Ok(u32::try_from(next).unwrap_or(u32::MAX).min(size))
+    }
+}

@@ -1,0 +1,10 @@
+//! The BPF edge: the embedded object, what the kernel offers, loading, attaching, reading maps. The only place that
+//! names aya.
+
+pub mod facts;
+pub mod format;
+mod loader;
+mod maps;
+mod object;
+
+pub use loader::{LoadError, Loaded, Sizes};

@@ -1,0 +1,114 @@
+//! Interrupts of the host with their affinities, and the vector slots of VFs among them.
+
+use super::{
+    HostError,
+    interrupts::{InterruptRow, VfioInterrupt, VfioKind, parse_interrupts, parse_vfio_action},
+    mode::Posting,
+    reader::Reader,
+};
+use crate::model::{
+    CpuSet, PciAddress,
+    topology::{DeliveryMode, Irq, Slot},
+};
+use std::collections::BTreeMap;
+
+/// All numbered interrupts, ascending.
+pub(super) fn read_irqs(reader: &mut Reader<'_>) -> Vec<Irq> {
+    let path = reader.proc("interrupts");
+    let Some(text) = reader.text(&path) else {
+        reader
+            .problems
+            .push(format!("{}: not there, so no interrupt is known: mount procfs", path.display()));
+        return Vec::new();
+    };
+    let (rows, refused) = parse_interrupts(&text);
+    for source in refused {
+        let path = path.clone();
+        reader.note::<()>(Err(HostError::Parse { path, source }));
+    }
+    let mut irqs: Vec<Irq> = rows.into_iter().map(|row| with_affinity(reader, row)).collect();
+    irqs.sort_by_key(|irq| irq.number);
+    irqs
+}
+
+fn with_affinity(reader: &mut Reader<'_>, row: InterruptRow) -> Irq {
+    let InterruptRow { number, count, chip, actions } = row;
+    let dir = reader.proc(format!("irq/{number}"));
+    let affinity = reader.cpu_list(&dir.join("smp_affinity_list"));
+    // Empty until the interrupt has been started.
+    let effective = reader.cpu_list(&dir.join("effective_affinity_list")).filter(|cpus| !cpus.is_empty());
+    Irq { number, chip, actions, affinity, effective_affinity: effective, count }
+}
+
+/// The vector slots among the interrupts, by device, ascending.
+pub(super) fn read_slots(
+    reader: &mut Reader<'_>,
+    irqs: &[Irq],
+    posting: &Posting,
+) -> BTreeMap<PciAddress, Vec<Slot>> {
+    let mut slots: BTreeMap<PciAddress, Vec<Slot>> = BTreeMap::new();
+    for irq in irqs {
+        let Some(VfioInterrupt { device, kind, slot }) = parse_vfio_action(&irq.actions) else { continue };
+        if kind == VfioKind::Intx {
+            continue;
+        }
+        slots.entry(device).or_default().push(Slot {
+            slot,
+            irq: irq.number,
+            affinity: irq.affinity.clone(),
+            effective_affinity: irq.effective_affinity.clone(),
+            host_vector: read_host_vector(reader, irq),
+            guest_vector: None,
+            vcpu: None,
+            mode: match posting {
+                _ if !irq.chip.starts_with("IR-") => DeliveryMode::Remapped,
+                Posting::Impossible(_) => DeliveryMode::Remapped,
+                Posting::Possible => DeliveryMode::Unknown,
+            },
+        });
+    }
+    for of_device in slots.values_mut() {
+        of_device.sort_by_key(|slot| slot.slot);
+    }
+    slots
+}
+
+/// The APIC vector, where the kernel was built to tell (CONFIG_GENERIC_IRQ_DEBUGFS; Debian's is not).
+fn read_host_vector(reader: &mut Reader<'_>, irq: &Irq) -> Option<u8> {
+    let path = reader.sys(format!("kernel/debug/irq/irqs/{}", irq.number));
+    // Not being root is no news here: it is said once where it matters, and the vector is optional.
+    parse_host_vector(&std::fs::read_to_string(path).ok()?)
+}
+
+/// Finds ` Vector:    34` (`x86_vector_debug_show()`, arch/x86/kernel/apic/vector.c); 0 means none is assigned.
+fn parse_host_vector(text: &str) -> Option<u8> {
+    let value = text.lines().find_map(|line| line.trim_start().strip_prefix("Vector:"))?;
+    value.trim().parse().ok().filter(|vector| *vector != 0)
+}
+
+/// `/proc/irq/default_smp_affinity`.
+pub(super) fn read_default_affinity(reader: &mut Reader<'_>) -> Option<CpuSet> {
+    let path = reader.proc("irq/default_smp_affinity");
+    reader.value(&path, "a CPU mask", |text| CpuSet::parse_mask(text).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_vectors() {
+        for (text, expected) in [
+            (
+                "handler:  handle_edge_irq\n    chip:    APIC\n     Vector:    34\n     Target:     2\n",
+                Some(34),
+            ),
+            ("Vector:     0\n", None),
+            ("Vector: 300\n", None),
+            ("handler: x\n", None),
+            ("", None),
+        ] {
+            assert_eq!(parse_host_vector(text), expected, "{text:?}");
+        }
+    }
+}

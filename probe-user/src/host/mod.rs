@@ -1,0 +1,35 @@
+//! What the host looks like: CPUs, guests, virtual functions, interrupts, read from `/proc` and `/sys`.
+//!
+//! Read only, by construction: nothing here opens a file for writing. Every reader takes a [`HostRoot`], so that
+//! tests lay out a tree of their own. Knows no BPF, no policy, and not what its answers are for.
+
+mod cpus;
+mod error;
+mod facts;
+mod guests;
+pub mod health;
+mod interrupts;
+mod irqs;
+mod mode;
+mod process;
+mod reader;
+mod root;
+mod threads;
+mod topology;
+mod vfio;
+mod vfs;
+mod vmm;
+
+pub use error::{HostError, Malformed};
+pub use facts::read_facts;
+pub use interrupts::{InterruptRow, VfioInterrupt, VfioKind, parse_interrupts, parse_vfio_action};
+pub use mode::{Posting, PostingFacts, judge_posting};
+pub use process::{ThreadStat, parse_allowed_cpus, parse_stat};
+pub use root::HostRoot;
+pub use threads::read_host_threads;
+pub use topology::read_topology;
+
+#[cfg(test)]
+pub(crate) mod fixture;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,31 @@
+//! Where the kernel's files are: `/proc`, `/sys`, `/dev` and `/run`, or a tree that a test laid out.
+
+use std::path::{Path, PathBuf};
+
+/// The four folders everything is read from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostRoot {
+    /// procfs.
+    pub proc: PathBuf,
+    /// sysfs, with debugfs and tracefs where they are mounted in it.
+    pub sys: PathBuf,
+    /// Device files.
+    pub dev: PathBuf,
+    /// Run-time state of daemons.
+    pub run: PathBuf,
+}
+
+impl HostRoot {
+    /// The running host.
+    #[must_use]
+    pub fn live() -> Self {
+        Self::under("/")
+    }
+
+    /// A tree under one folder: `DIR/proc`, `DIR/sys`, `DIR/dev`, `DIR/run`.
+    #[must_use]
+    pub fn under(dir: impl AsRef<Path>) -> Self {
+        let dir = dir.as_ref();
+        Self { proc: dir.join("proc"), sys: dir.join("sys"), dev: dir.join("dev"), run: dir.join("run") }
+    }
+}

@@ -1,0 +1,164 @@
+//! `irq_delivery`: the stages of a VF's interrupt on its way into the guest (docs/probes.md).
+
+use super::{Hook, MapReader, Names, ProbeReport, ProbeSpec, ReadError, Role, hook};
+use crate::model::PciAddress;
+use crate::stats::{Counter, Histogram, Labels, Observability, Series, Snapshot};
+use probe_ebpf::control::Table;
+use probe_ebpf::probes::irq_delivery::{Delivery, STAGES, Slot, Stage};
+
+/// Why stages after the accept are hidden when hardware injects.
+const APICV: &str = "APICv/AVIC delivers without an event";
+
+/// The specification.
+pub static SPEC: ProbeSpec = ProbeSpec {
+    name: "irq_delivery",
+    about: "stages of a VF's interrupt from the host's handler into the guest",
+    hooks: &[
+        Hook {
+            event: "kvm/kvm_eoi",
+            role: Role::Figure("service"),
+            raw: hook::raw("irq_eoi_raw", &[]),
+            classic: hook::classic("irq_eoi_tp", &["REC_EOI_VECTOR"]),
+        },
+        Hook {
+            event: "kvm/kvm_inj_virq",
+            role: Role::Figure("delivery"),
+            raw: hook::raw("irq_inject_raw", &[]),
+            classic: hook::classic("irq_inject_tp", &["REC_INJ_VECTOR"]),
+        },
+        Hook {
+            event: "kvm/kvm_apicv_accept_irq",
+            role: Role::Figure("apicv"),
+            raw: hook::raw("irq_apicv_raw", &[]),
+            classic: hook::classic("irq_apicv_tp", &[]),
+        },
+        Hook {
+            event: "workqueue/workqueue_queue_work",
+            role: Role::Figure("slow_path"),
+            raw: hook::raw("irq_slow_raw", &["OFF_WORK_FUNC", "IRQFD_INJECT"]),
+            classic: None,
+        },
+        Hook {
+            event: "kvm/kvm_apic_accept_irq",
+            role: Role::Required,
+            raw: hook::raw("irq_accept_raw", &[]),
+            classic: hook::classic("irq_accept_tp", &["REC_ACCEPT_APICID", "REC_ACCEPT_VEC"]),
+        },
+        Hook {
+            event: "irq/irq_handler_exit",
+            role: Role::Required,
+            raw: hook::raw("irq_exit_raw", &[]),
+            classic: hook::classic("irq_exit_tp", &[]),
+        },
+        Hook {
+            event: "irq/irq_handler_entry",
+            role: Role::Required,
+            raw: hook::raw("irq_entry_raw", &["OFF_IRQACTION_NAME", "OFF_IRQACTION_DEV_ID"]),
+            classic: hook::classic("irq_entry_tp", &["REC_IRQ_ENTRY_IRQ", "REC_IRQ_ENTRY_NAME"]),
+        },
+    ],
+    collect,
+};
+
+fn collect(
+    maps: &dyn MapReader,
+    names: &Names<'_>,
+    report: &ProbeReport,
+    out: &mut Snapshot,
+) -> Result<(), ReadError> {
+    let slots: Vec<Slot> = (0..maps.used(Table::Slots)?).map(|i| maps.slot(i)).collect::<Result<_, _>>()?;
+    for slot in slots.iter().filter(|s| s.owner != 0) {
+        let labels = slot_labels(names, slot);
+        let slow = report.loses("slow_path").is_none();
+        let counts = [("raised", slot.raised, true), ("slow_path", slot.slow, slow)];
+        for (name, value, seen) in counts {
+            if seen {
+                out.counters.push(counter(name, &labels, value));
+            }
+        }
+        // Without the slow path's hook the rest cannot be told apart from it.
+        let rest = if slow { "userspace" } else { "not_accepted" };
+        out.counters.push(counter(rest, &labels, slot.userspace));
+    }
+    for index in 0..maps.used(Table::Deliveries)? {
+        let delivery = maps.delivery(index)?;
+        let Some(slot) = slots.get(delivery.slot as usize).filter(|_| delivery.tid != 0) else { continue };
+        let mut labels = slot_labels(names, slot);
+        labels.insert("guest".into(), names.guest(delivery.tgid));
+        labels.insert("vcpu".into(), names.vcpu(delivery.tid, delivery.vcpu_id));
+        add_delivery(maps, report, index, &delivery, &labels, out)?;
+    }
+    Ok(())
+}
+
+fn slot_labels(names: &Names<'_>, slot: &Slot) -> Labels {
+    Labels::from([
+        ("guest".into(), names.guest(slot.owner)),
+        ("vf".into(), PciAddress::from_packed(slot.vf).to_string()),
+        ("slot".into(), slot.slot.to_string()),
+    ])
+}
+
+fn counter(name: &str, labels: &Labels, value: u64) -> Counter {
+    Counter { probe: SPEC.name.into(), name: name.into(), labels: labels.clone(), value }
+}
+
+fn add_delivery(
+    maps: &dyn MapReader,
+    report: &ProbeReport,
+    index: u32,
+    delivery: &Delivery,
+    labels: &Labels,
+    out: &mut Snapshot,
+) -> Result<(), ReadError> {
+    let hidden = |stage: Stage| hidden(report, delivery, stage);
+    let coalesced = delivery.coalesced.saturating_sub(delivery.recovered);
+    let unmatched = delivery
+        .accepted
+        .saturating_sub(delivery.delivered)
+        .saturating_sub(coalesced)
+        .saturating_sub(delivery.apicv)
+        .saturating_sub(u64::from(delivery.pending));
+    for (name, value, seen) in [
+        ("accepted", delivery.accepted, true),
+        ("same_cpu", delivery.same_cpu, true),
+        ("cross_cpu", delivery.cross_cpu, true),
+        ("apicv", delivery.apicv, report.loses("apicv").is_none()),
+        ("delivered", delivery.delivered, hidden(Stage::Delivery).is_none()),
+        ("coalesced", coalesced, hidden(Stage::Delivery).is_none()),
+        ("pending", u64::from(delivery.pending), hidden(Stage::Delivery).is_none()),
+        ("unmatched", unmatched, hidden(Stage::Delivery).is_none()),
+    ] {
+        if seen {
+            out.counters.push(counter(name, labels, value));
+        }
+    }
+    for (stage, name) in Stage::ALL {
+        let hist = maps.hist("IRQ_HIST", index * STAGES + stage as u32)?;
+        let mut labels = labels.clone();
+        labels.insert("stage".into(), name.into());
+        out.series.push(Series {
+            probe: SPEC.name.into(),
+            labels,
+            observable: hidden(stage).map_or(Observability::Yes, Observability::No),
+            histogram: Histogram::from(&hist),
+        });
+    }
+    Ok(())
+}
+
+/// Why a stage cannot be seen; `None` when it can.
+fn hidden(report: &ProbeReport, delivery: &Delivery, stage: Stage) -> Option<String> {
+    let missing = |figure| report.loses(figure).map(|m| format!("{}: {}", m.event, m.reason));
+    if stage != Stage::Dispatch && delivery.apicv > 0 && delivery.delivered == 0 {
+        return Some(APICV.to_owned());
+    }
+    match stage {
+        Stage::Dispatch => None,
+        Stage::Wake => missing("delivery").or_else(|| missing("wake")),
+        // Without the end of wake, inject would silently contain it.
+        Stage::Inject => missing("delivery").or_else(|| missing("wake")),
+        Stage::Delivery => missing("delivery"),
+        Stage::Service => missing("delivery").or_else(|| missing("service")),
+    }
+}

@@ -1,0 +1,214 @@
+//! The probes as user space knows them: which hooks each needs, whether this kernel has them, and what its maps say.
+//!
+//! The specification part is pure; only `bpf` attaches anything. To add a probe: one file here, one in probe-ebpf,
+//! one line in [`PROBES`].
+
+mod exit_names;
+pub mod facts;
+pub mod hook;
+pub mod irq_delivery;
+mod user_exit_names;
+pub mod vcpu;
+pub mod vm_exit;
+
+pub use facts::KernelFacts;
+pub use hook::{Hook, Role, Variant};
+
+use crate::model::topology::Topology;
+use crate::stats::Snapshot;
+use serde::{Deserialize, Serialize};
+
+/// What a probe is made of.
+#[derive(Debug)]
+pub struct ProbeSpec {
+    /// Its name, as in labels and files.
+    pub name: &'static str,
+    /// One line for people.
+    pub about: &'static str,
+    /// Hooks, in the order in which they are attached: ends of an interval before its start, so that nothing
+    /// begins that cannot end.
+    pub hooks: &'static [Hook],
+    /// Reads its maps into a snapshot.
+    pub collect: fn(&dyn MapReader, &Names<'_>, &ProbeReport, &mut Snapshot) -> Result<(), ReadError>,
+}
+
+/// All probes. `vcpu` comes first: the others stand on it.
+pub static PROBES: &[&ProbeSpec] = &[&vcpu::SPEC, &irq_delivery::SPEC, &vm_exit::SPEC];
+
+/// Reading maps by name, whatever holds them.
+pub trait MapReader {
+    /// The element of an array map.
+    ///
+    /// # Errors
+    /// When the map or the element does not exist.
+    fn hist(&self, map: &'static str, index: u32) -> Result<probe_ebpf::hist::Hist, ReadError>;
+    /// As `hist`, for slots.
+    ///
+    /// # Errors
+    /// When the map or the element does not exist.
+    fn slot(&self, index: u32) -> Result<probe_ebpf::probes::irq_delivery::Slot, ReadError>;
+    /// As `hist`, for (slot, vCPU) series.
+    ///
+    /// # Errors
+    /// When the map or the element does not exist.
+    fn delivery(&self, index: u32) -> Result<probe_ebpf::probes::irq_delivery::Delivery, ReadError>;
+    /// As `hist`, for exit series.
+    ///
+    /// # Errors
+    /// When the map or the element does not exist.
+    fn exit(&self, index: u32) -> Result<probe_ebpf::probes::vm_exit::ExitSeries, ReadError>;
+    /// All vCPUs seen, with their thread ids.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    fn vcpus(&self) -> Result<Vec<(u32, probe_ebpf::vcpu::Vcpu)>, ReadError>;
+    /// How many entries of a table are in use.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    fn used(&self, table: probe_ebpf::control::Table) -> Result<u32, ReadError>;
+}
+
+/// A map that could not be read.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read the BPF map {map}: {cause}")]
+pub struct ReadError {
+    /// The map.
+    pub map: &'static str,
+    /// Why.
+    pub cause: String,
+}
+
+/// Turns the kernel's numbers into the names of a topology.
+#[derive(Debug)]
+pub struct Names<'a> {
+    topology: &'a Topology,
+}
+
+impl<'a> Names<'a> {
+    /// Names from a topology.
+    #[must_use]
+    pub fn new(topology: &'a Topology) -> Self {
+        Self { topology }
+    }
+
+    /// The guest that a process runs; a process that the topology does not know is named by its number.
+    #[must_use]
+    pub fn guest(&self, tgid: u32) -> String {
+        self.topology
+            .guests
+            .iter()
+            .find(|g| g.pid.0 == tgid)
+            .map_or_else(|| format!("pid-{tgid}"), |g| g.name.clone())
+    }
+
+    /// A vCPU's index. KVM's `vcpu_id` is an APIC id, which has holes in some CPU topologies; it stands in only
+    /// when the thread is unknown.
+    #[must_use]
+    pub fn vcpu(&self, tid: u32, vcpu_id: u32) -> String {
+        self.topology
+            .guests
+            .iter()
+            .flat_map(|g| &g.vcpus)
+            .find(|v| v.thread.tid.0 == tid)
+            .map_or_else(|| vcpu_id.to_string(), |v| v.index.to_string())
+    }
+}
+
+/// Whether a probe works here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum Verdict {
+    /// It counts; `missing` says which of its figures cannot be seen here, and why.
+    Ready {
+        /// One entry per hook that is missing: what it costs, and why.
+        missing: Vec<Missing>,
+    },
+    /// It cannot work on this kernel.
+    Unsupported {
+        /// Why.
+        reason: String,
+    },
+    /// There is nothing it could look at.
+    NotApplicable {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A hook that could not be attached, and what is not seen for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Missing {
+    /// The event.
+    pub event: String,
+    /// The figure that is not observable.
+    pub loses: String,
+    /// Why it could not be attached.
+    pub reason: String,
+}
+
+/// A probe's verdict and how it was attached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeReport {
+    /// The probe.
+    pub probe: String,
+    /// Whether it works.
+    #[serde(flatten)]
+    pub verdict: Verdict,
+    /// Attached programs: event and program type.
+    pub attached: Vec<(String, String)>,
+}
+
+impl ProbeReport {
+    /// Why a figure is not observable, when the hook behind it is missing.
+    #[must_use]
+    pub fn loses(&self, figure: &str) -> Option<&Missing> {
+        match &self.verdict {
+            Verdict::Ready { missing } => missing.iter().find(|m| m.loses == figure),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn names_and_programs_are_unique() {
+        let names: BTreeSet<_> = PROBES.iter().map(|p| p.name).collect();
+        assert_eq!(names.len(), PROBES.len());
+        let programs: Vec<_> = PROBES
+            .iter()
+            .flat_map(|p| p.hooks)
+            .flat_map(|h| [h.raw, h.classic])
+            .flatten()
+            .map(|v| v.program)
+            .collect();
+        assert_eq!(programs.iter().collect::<BTreeSet<_>>().len(), programs.len());
+        // The kernel keeps 15 bytes of a program's name.
+        let short: BTreeSet<_> = programs.iter().map(|p| &p[..p.len().min(15)]).collect();
+        assert_eq!(short.len(), programs.len());
+    }
+
+    #[test]
+    fn every_offset_a_hook_needs_is_in_the_layout() {
+        use probe_ebpf::layout::{FIELDS, IRQFD_INJECT, MEMBERS, OPTIONAL};
+        let known: BTreeSet<_> = MEMBERS
+            .iter()
+            .map(|m| m.global)
+            .chain(FIELDS.iter().map(|f| f.global))
+            .chain([IRQFD_INJECT])
+            .filter(|global| !OPTIONAL.contains(global))
+            .collect();
+        let needed: BTreeSet<_> = PROBES
+            .iter()
+            .flat_map(|p| p.hooks)
+            .flat_map(|h| [h.raw, h.classic])
+            .flatten()
+            .flat_map(|v| v.needs.iter().copied())
+            .collect();
+        assert_eq!(known, needed, "left: layout, right: hooks");
+    }
+}

@@ -1,0 +1,95 @@
+//! `vm_exit`: why vCPUs leave their guest, how often, and how long the host keeps the CPU (docs/probes.md).
+
+use super::hook::{self, Variant};
+use super::{Hook, MapReader, Names, ProbeReport, ProbeSpec, ReadError, Role, exit_names, user_exit_names};
+use crate::btf::Param;
+use crate::stats::{Counter, Histogram, Labels, Observability, Series, Snapshot};
+use probe_ebpf::control::Table;
+use probe_ebpf::probes::vm_exit::VcpuExit;
+
+/// The specification.
+pub static SPEC: ProbeSpec = ProbeSpec {
+    name: "vm_exit",
+    about: "why vCPUs leave their guest, and how long the host keeps the CPU",
+    hooks: &[
+        Hook {
+            event: "kvm/kvm_vcpu_wakeup",
+            role: Role::Figure("halt_poll"),
+            raw: hook::raw("halt_raw", &[]),
+            classic: hook::classic("halt_tp", &["REC_WAKEUP_NS", "REC_WAKEUP_WAITED"]),
+        },
+        Hook {
+            event: "kvm/kvm_userspace_exit",
+            role: Role::Figure("user_exit"),
+            raw: hook::raw("user_exit_raw", &[]),
+            classic: hook::classic("user_exit_tp", &["REC_USERSPACE_REASON", "REC_USERSPACE_ERRNO"]),
+        },
+        Hook {
+            event: "kvm/kvm_exit",
+            role: Role::Required,
+            raw: Some(Variant { program: "exit_raw", needs: &[], fits: reason_comes_first }),
+            classic: hook::classic("exit_tp", &["REC_EXIT_REASON", "REC_EXIT_ISA"]),
+        },
+    ],
+    collect,
+};
+
+/// Up to 5.16 the raw arguments are (exit_reason, vcpu, isa), later (vcpu, isa) without the reason.
+fn reason_comes_first(params: &[Param]) -> bool {
+    params.len() == 3 && !params[0].type_name.contains('*')
+}
+
+fn collect(
+    maps: &dyn MapReader,
+    names: &Names<'_>,
+    report: &ProbeReport,
+    out: &mut Snapshot,
+) -> Result<(), ReadError> {
+    for index in 0..maps.used(Table::Exits)? {
+        let series = maps.exit(index)?;
+        if series.tgid == 0 {
+            continue;
+        }
+        let mut labels = vcpu_labels(names, series.tgid, series.tid, series.vcpu_id);
+        labels.insert("reason".into(), exit_names::exit_name(series.isa, series.code));
+        out.series.push(Series {
+            probe: SPEC.name.into(),
+            labels,
+            observable: Observability::Yes,
+            histogram: Histogram::from(&maps.hist("EXIT_HIST", index)?),
+        });
+    }
+    for (tid, vcpu) in maps.vcpus()? {
+        add_vcpu(report, &vcpu.exit, &vcpu_labels(names, vcpu.tgid, tid, vcpu.vcpu_id), out);
+    }
+    Ok(())
+}
+
+fn vcpu_labels(names: &Names<'_>, tgid: u32, tid: u32, vcpu_id: u32) -> Labels {
+    Labels::from([("guest".into(), names.guest(tgid)), ("vcpu".into(), names.vcpu(tid, vcpu_id))])
+}
+
+fn add_vcpu(report: &ProbeReport, exit: &VcpuExit, labels: &Labels, out: &mut Snapshot) {
+    let mut push = |name: &str, labels: &Labels, value| {
+        out.counters.push(Counter {
+            probe: SPEC.name.into(),
+            name: name.into(),
+            labels: labels.clone(),
+            value,
+        });
+    };
+    push("guest_ns", labels, exit.guest_ns);
+    if report.loses("halt_poll").is_none() {
+        push("halt_polled", labels, exit.polled);
+        push("halt_polled_ns", labels, exit.polled_ns);
+        push("halt_waited", labels, exit.waited);
+        push("halt_waited_ns", labels, exit.waited_ns);
+    }
+    if report.loses("user_exit").is_none() {
+        for (reason, count) in exit.user.iter().enumerate().filter(|(_, n)| **n > 0) {
+            let mut labels = labels.clone();
+            labels.insert("reason".into(), user_exit_names::user_exit_name(reason));
+            push("user_exits", &labels, *count);
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! What a session holds: the host, the configurations, the runs.
+
+use crate::{model::topology::Topology, stats::Snapshot, workload::Workload};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// A recording: runs of one or more configurations on one host.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Session {
+    /// Who wrote it, when.
+    pub header: Header,
+    /// The host it was recorded on.
+    pub host: HostFacts,
+    /// Configurations, in the order of their first mention.
+    pub configs: Vec<Config>,
+    /// Runs, in the order in which they were made.
+    pub runs: Vec<Run>,
+    /// What a reader should know: records that were skipped, a torn end, runs that were cut off. One line each.
+    pub notes: Vec<String>,
+}
+
+/// Who wrote a file, and when.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// The program and its version.
+    pub tool: String,
+    /// When the file was begun (ms since the Unix epoch).
+    pub created_unix_ms: u64,
+}
+
+/// Facts about a host that do not change during a session. What is not known is `None`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostFacts {
+    /// Its name.
+    pub hostname: Option<String>,
+    /// Kernel release (`uname -r`).
+    pub kernel: Option<String>,
+    /// CPU model name.
+    pub cpu_model: Option<String>,
+    /// Number of online CPUs.
+    pub cpus: Option<u32>,
+    /// Kernel command line.
+    pub cmdline: Option<String>,
+    /// Boot id (`/proc/sys/kernel/random/boot_id`): monotonic times compare only within one boot.
+    pub boot_id: Option<String>,
+    /// Anything else worth knowing, such as `kvm_intel.enable_apicv`.
+    #[serde(default)]
+    pub more: BTreeMap<String, String>,
+}
+
+/// A configuration: a named set of placements, pins and knobs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Config {
+    /// Its name: `baseline`, `own`.
+    pub name: String,
+    /// What it is, for people.
+    #[serde(default)]
+    pub about: String,
+}
+
+/// What is known when a run begins.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RunStart {
+    /// Name of the configuration in force.
+    pub config: String,
+    /// Position in the session, from 0.
+    pub order: u32,
+    /// Seed that the order of the session's runs was drawn with, when it was drawn.
+    pub seed: Option<u64>,
+    /// When it began (ms since the Unix epoch).
+    pub started_unix_ms: u64,
+    /// Begin of the window (CLOCK_MONOTONIC ns).
+    pub from_ns: u64,
+    /// The topology at its beginning, with the configuration in force.
+    pub topology: Option<Topology>,
+    /// What was changed for this configuration, one line each; empty for the untouched host.
+    pub changes: Vec<String>,
+}
+
+/// What is known when a run is over.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RunEnd {
+    /// The workload, when one was run.
+    #[serde(default)]
+    pub workload: Option<Workload>,
+    /// What each probe could see.
+    #[serde(default)]
+    pub verdicts: Vec<ProbeVerdict>,
+    /// What happened during the run that may disturb it: a guest rebooted, another writer was seen. One line each.
+    #[serde(default)]
+    pub remarks: Vec<String>,
+}
+
+/// One recording of one configuration.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Run {
+    /// What was known at its beginning.
+    pub start: RunStart,
+    /// What was counted from its beginning to its end.
+    pub snapshot: Snapshot,
+    /// `None`: the recorder was killed, and the snapshot reaches to its last checkpoint.
+    pub end: Option<RunEnd>,
+}
+
+/// Whether a probe could do its work, and why not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeVerdict {
+    /// The probe's name.
+    pub probe: String,
+    /// What it could do.
+    pub verdict: Verdict,
+    /// Why, or by which hook.
+    pub reason: String,
+}
+
+/// What a probe could do. A word of a later version reads as [`Verdict::Other`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// It ran.
+    Ready,
+    /// The host lacks what it needs.
+    Unsupported,
+    /// There was nothing for it to see.
+    NotApplicable,
+    /// It should have worked and did not.
+    Broken,
+    /// Something else; the reason says what.
+    #[serde(other)]
+    Other,
+}
+
+impl Verdict {
+    /// The words for tables.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Unsupported => "unsupported",
+            Self::NotApplicable => "not applicable",
+            Self::Broken => "broken",
+            Self::Other => "other",
+        }
+    }
+}
+
+impl Run {
+    /// Name of its configuration.
+    #[must_use]
+    pub fn config(&self) -> &str {
+        &self.start.config
+    }
+
+    /// Length of its window (ns).
+    #[must_use]
+    pub fn duration_ns(&self) -> u64 {
+        self.snapshot.to_ns.saturating_sub(self.snapshot.from_ns)
+    }
+
+    /// Its workload, when one was run to the end.
+    #[must_use]
+    pub fn workload(&self) -> Option<&Workload> {
+        self.end.as_ref()?.workload.as_ref()
+    }
+
+    /// Why it must not be compared: it was cut off, or its workload failed.
+    #[must_use]
+    pub fn unfit(&self) -> Option<String> {
+        match (&self.end, self.workload()) {
+            (None, _) => Some("was cut off".to_owned()),
+            (_, Some(workload)) if !workload.succeeded() => {
+                Some(match (workload.exit_code, workload.signal) {
+                    (Some(code), _) => format!("workload failed with exit code {code}"),
+                    (None, Some(signal)) => format!("workload was ended by signal {signal}"),
+                    (None, None) => "workload failed".to_owned(),
+                })
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Session {
+    /// Names of the configurations that have runs, in the order of the session.
+    #[must_use]
+    pub fn config_names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = Vec::new();
+        let announced = self.configs.iter().map(|c| c.name.as_str());
+        for name in announced.chain(self.runs.iter().map(Run::config)) {
+            if !names.contains(&name) && self.runs.iter().any(|r| r.config() == name) {
+                names.push(name);
+            }
+        }
+        names
+    }
+
+    /// The runs of a configuration.
+    pub fn runs_of<'a>(&'a self, config: &'a str) -> impl Iterator<Item = &'a Run> {
+        self.runs.iter().filter(move |r| r.config() == config)
+    }
+}

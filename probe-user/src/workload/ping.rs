@@ -1,0 +1,185 @@
+//! The output of `ping` (iputils): counts, loss and round-trip times (ping(8)).
+//!
+//! Pure. Per-packet lines give percentiles; with `-q`, `-f` or without times only the summary does.
+
+use super::{Better, Metric, Unit};
+
+/// Fewest replies for a 99th percentile, as for any other series.
+const P99_NEEDS: usize = 100;
+
+/// Reads the figures out of ping's standard output.
+///
+/// # Errors
+/// Says what is missing: a ping that was killed prints no summary, and then only per-packet times count.
+pub fn parse(text: &str) -> Result<Vec<Metric>, String> {
+    let mut times: Vec<f64> = text.lines().filter_map(reply_time_ms).collect();
+    times.sort_unstable_by(f64::total_cmp);
+    let counts = text.lines().find_map(summary_counts);
+    if times.is_empty() && counts.is_none() {
+        return Err("neither replies nor a summary in ping's output".to_owned());
+    }
+    let mut metrics = Vec::new();
+    if let Some((sent, received)) = counts {
+        metrics.extend(Metric::new("sent", Unit::Other, sent, Better::Neither));
+        metrics.extend(Metric::new("received", Unit::Other, received, Better::Neither));
+        metrics.extend(Metric::new("loss", Unit::Share, (1.0 - received / sent).max(0.0), Better::Lower));
+    }
+    let nanoseconds = |name: &str, ms: f64| Metric::new(name, Unit::Nanoseconds, ms * 1e6, Better::Lower);
+    let from_summary = text.lines().find_map(summary_times_ms);
+    let from_replies = || (!times.is_empty()).then(|| of_replies(&times));
+    if let Some([min, mean, max, deviation]) = from_summary.or_else(from_replies) {
+        metrics.extend(nanoseconds("rtt_min", min));
+        metrics.extend(nanoseconds("rtt_mean", mean));
+        metrics.extend(nanoseconds("rtt_max", max));
+        metrics.extend(nanoseconds("rtt_mdev", deviation));
+    }
+    for (name, share, needs) in [("rtt_p50", 0.5, 2), ("rtt_p90", 0.9, 10), ("rtt_p99", 0.99, P99_NEEDS)] {
+        if times.len() >= needs {
+            metrics.extend(nanoseconds(name, rank(&times, share)));
+        }
+    }
+    Ok(metrics)
+}
+
+/// The value at a share of sorted values: the smallest with at least that share at or below it.
+fn rank(sorted: &[f64], share: f64) -> f64 {
+    let count = sorted.len() as f64;
+    let wanted = count * share;
+    let reached = sorted.iter().zip(1u32..).find(|(_, at)| f64::from(*at) >= wanted);
+    reached.map_or(f64::NAN, |(value, _)| *value)
+}
+
+/// Minimum, mean, maximum and standard deviation (which iputils calls mdev) of sorted times.
+fn of_replies(sorted: &[f64]) -> [f64; 4] {
+    let n = sorted.len() as f64;
+    let mean = sorted.iter().sum::<f64>() / n;
+    let variance = sorted.iter().map(|t| (t - mean).powi(2)).sum::<f64>() / n;
+    [sorted[0], mean, sorted[sorted.len() - 1], variance.sqrt()]
+}
+
+/// `64 bytes from 10.0.0.2: icmp_seq=1 ttl=64 time=0.041 ms`; duplicates do not count.
+fn reply_time_ms(line: &str) -> Option<f64> {
+    let (_, rest) = line.split_once(" time=").or_else(|| line.split_once(" time<"))?;
+    let (number, unit) = rest.split_once(' ')?;
+    (!line.contains("(DUP!)") && unit.starts_with("ms")).then_some(())?;
+    number.parse().ok().filter(|t: &f64| t.is_finite() && *t >= 0.0)
+}
+
+/// `3 packets transmitted, 3 received, 0% packet loss, time 2003ms`. `None` as well when nothing was sent.
+fn summary_counts(line: &str) -> Option<(f64, f64)> {
+    let (sent, rest) = line.split_once(" packets transmitted, ")?;
+    let received = rest.split_whitespace().next()?;
+    let (sent, received) = (sent.trim().parse::<u32>().ok()?, received.parse::<u32>().ok()?);
+    (sent > 0).then_some((f64::from(sent), f64::from(received)))
+}
+
+/// `rtt min/avg/max/mdev = 0.026/0.034/0.041/0.006 ms`; busybox prints `round-trip min/avg/max = ...`.
+fn summary_times_ms(line: &str) -> Option<[f64; 4]> {
+    let (head, rest) = line.split_once(" = ")?;
+    if !head.starts_with("rtt min/avg/max") {
+        return None;
+    }
+    let mut parts = rest.split_whitespace().next()?.split('/').map(|t| t.parse::<f64>().ok());
+    Some([parts.next()??, parts.next()??, parts.next()??, parts.next()??])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NORMAL: &str = "\
+PING 127.0.0.1 (127.0.0.1) 56(84) bytes of data.
+64 bytes from 127.0.0.1: icmp_seq=1 ttl=64 time=0.041 ms
+64 bytes from 127.0.0.1: icmp_seq=2 ttl=64 time=0.026 ms
+64 bytes from 127.0.0.1: icmp_seq=2 ttl=64 time=9.026 ms (DUP!)
+64 bytes from 127.0.0.1: icmp_seq=3 ttl=64 time=0.035 ms
+
+--- 127.0.0.1 ping statistics ---
+3 packets transmitted, 3 received, 0% packet loss, time 2003ms
+rtt min/avg/max/mdev = 0.026/0.034/0.041/0.006 ms
+";
+
+    const QUIET_LOSS: &str = "\
+PING 10.1.0.2 (10.1.0.2) 56(84) bytes of data.
+
+--- 10.1.0.2 ping statistics ---
+200 packets transmitted, 150 received, 25% packet loss, time 1991ms
+rtt min/avg/max/mdev = 1.210/8.330/41.000/6.100 ms, pipe 4, ipg/ewma 10.005/2.100 ms
+";
+
+    const ALL_LOST: &str = "\
+PING 10.1.0.9 (10.1.0.9) 56(84) bytes of data.
+From 10.1.0.1 icmp_seq=1 Destination Host Unreachable
+
+--- 10.1.0.9 ping statistics ---
+2 packets transmitted, 0 received, +1 errors, 100% packet loss, time 1010ms
+";
+
+    fn figures(text: &str) -> Vec<(String, f64)> {
+        parse(text).unwrap().into_iter().map(|m| (m.name, m.value)).collect()
+    }
+
+    #[test]
+    fn captured_outputs() {
+        let cases: [(&str, &[(&str, f64)]); 3] = [
+            (
+                NORMAL,
+                &[
+                    ("sent", 3.0),
+                    ("received", 3.0),
+                    ("loss", 0.0),
+                    ("rtt_min", 26_000.0),
+                    ("rtt_mean", 34_000.0),
+                    ("rtt_max", 41_000.0),
+                    ("rtt_mdev", 6_000.0),
+                    ("rtt_p50", 35_000.0),
+                ],
+            ),
+            (
+                QUIET_LOSS,
+                &[
+                    ("sent", 200.0),
+                    ("received", 150.0),
+                    ("loss", 0.25),
+                    ("rtt_min", 1_210_000.0),
+                    ("rtt_mean", 8_330_000.0),
+                    ("rtt_max", 41_000_000.0),
+                    ("rtt_mdev", 6_100_000.0),
+                ],
+            ),
+            (ALL_LOST, &[("sent", 2.0), ("received", 0.0), ("loss", 1.0)]),
+        ];
+        for (text, expected) in cases {
+            let found = figures(text);
+            assert_eq!(found.len(), expected.len(), "{found:?}");
+            for ((name, value), (expected_name, expected_value)) in found.iter().zip(expected) {
+                assert_eq!(name, expected_name);
+                assert!((value - expected_value).abs() < 1e-6 * expected_value.max(1.0), "{name}: {value}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_killed_ping_still_has_its_replies() {
+        let cut = NORMAL.split("\n---").next().unwrap();
+        let names: Vec<String> = figures(cut).into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["rtt_min", "rtt_mean", "rtt_max", "rtt_mdev", "rtt_p50"]);
+    }
+
+    #[test]
+    fn percentiles_need_enough_replies() {
+        let reply = |i: usize| format!("64 bytes from h: icmp_seq={i} ttl=64 time={i}.0 ms\n");
+        for (n, p90, p99) in [(9, None, None), (10, Some(9e6), None), (100, Some(90e6), Some(99e6))] {
+            let metrics = parse(&(1..=n).map(reply).collect::<String>()).unwrap();
+            let value = |name: &str| metrics.iter().find(|m| m.name == name).map(|m| m.value);
+            assert_eq!((value("rtt_p90"), value("rtt_p99")), (p90, p99), "{n} replies");
+        }
+    }
+
+    #[test]
+    fn what_is_not_pings_output_is_refused() {
+        for text in ["", "ping: unknown host", "0 packets transmitted, 0 received, time 0ms"] {
+            assert!(parse(text).is_err(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! What a workload yielded: how it ended, how long it took, and the figures its output holds.
+
+use serde::{Deserialize, Serialize};
+
+/// A finished workload.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Workload {
+    /// The command and its arguments.
+    pub command: Vec<String>,
+    /// Whose output was understood: `ping`, `iperf3`. `None`: the command was only timed.
+    pub tool: Option<String>,
+    /// Its exit code; `None` when a signal ended it.
+    pub exit_code: Option<i32>,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    /// Whether vfprobe ended it because the run was over. Its exit status then says nothing about its success.
+    #[serde(default)]
+    pub stopped: bool,
+    /// Wall time from start to end (ns).
+    pub wall_ns: u64,
+    /// What its output says.
+    #[serde(default)]
+    pub metrics: Vec<Metric>,
+    /// Why its output could not be read although the tool is known, or other remarks.
+    #[serde(default)]
+    pub note: Option<String>,
+    /// The last lines of its standard error, at most 2 KiB.
+    #[serde(default)]
+    pub stderr: String,
+}
+
+/// One figure of a workload.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Metric {
+    /// What it is: `rtt_p99`, `throughput`.
+    pub name: String,
+    /// Its unit.
+    pub unit: Unit,
+    /// Its value; never NaN or infinite.
+    pub value: f64,
+    /// Which direction is better.
+    pub better: Better,
+}
+
+/// Units of workload figures. A unit of a later version reads as [`Unit::Other`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unit {
+    /// Nanoseconds.
+    Nanoseconds,
+    /// Bits per second.
+    BitsPerSecond,
+    /// A share between 0 and 1.
+    Share,
+    /// A plain number.
+    #[serde(other)]
+    Other,
+}
+
+/// Which direction of a figure is an improvement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Better {
+    /// Less is better: latency, loss.
+    Lower,
+    /// More is better: throughput.
+    Higher,
+    /// Neither: counts that describe the load.
+    #[serde(other)]
+    Neither,
+}
+
+impl Workload {
+    /// Whether the command ended as it should: exit code 0, or ended by vfprobe when the run was over.
+    #[must_use]
+    pub fn succeeded(&self) -> bool {
+        self.stopped || self.exit_code == Some(0)
+    }
+
+    /// The figure of that name.
+    #[must_use]
+    pub fn metric(&self, name: &str) -> Option<&Metric> {
+        self.metrics.iter().find(|m| m.name == name)
+    }
+
+    /// The command as one line.
+    #[must_use]
+    pub fn command_line(&self) -> String {
+        self.command.join(" ")
+    }
+}
+
+impl Metric {
+    /// A figure, unless it is not a number.
+    #[must_use]
+    pub fn new(name: &str, unit: Unit, value: f64, better: Better) -> Option<Self> {
+        value.is_finite().then(|| Self { name: name.to_owned(), unit, value, better })
+    }
+}

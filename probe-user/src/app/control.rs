@@ -1,0 +1,112 @@
+//! Changing the host and undoing it: facts are read, a plan is made, carried out, compared and undone.
+
+use crate::apply::Host as _;
+use crate::apply::{
+    self, Applied, ApplyError, InForce, LiveHost, Options, RollbackError, RollbackOptions, RollbackReport,
+    StateDir, StateError, TargetError, verify,
+};
+use crate::host::{HostRoot, read_host_threads, read_topology};
+use crate::plan::journal::Standing;
+use crate::plan::{Facts, Isolate, Plan, PlanError, Policy, plan};
+use std::collections::BTreeSet;
+use tracing::{debug, warn};
+
+/// Reads the host and plans what has to change for a policy to hold.
+///
+/// # Errors
+/// [`PlanError`] says which wish this host cannot meet.
+pub fn make_plan(root: &HostRoot, state: &StateDir, policy: &Policy) -> Result<Plan, PlanError> {
+    let mut topology = read_topology(root);
+    let mut problems = std::mem::take(&mut topology.problems);
+    let threads = match policy.isolate {
+        Isolate::None => Vec::new(),
+        Isolate::Threads => {
+            let (threads, more) = read_host_threads(root);
+            problems.extend(more);
+            threads
+        }
+    };
+    for problem in &problems {
+        debug!("not read: {problem}");
+    }
+    if let Some(first) = problems.first() {
+        let count = problems.len();
+        warn!(
+            "{count} facts of the host could not be read, so the plan may be incomplete; the first: {first}"
+        );
+    }
+    let immovable: BTreeSet<_> = match state.load() {
+        Ok(journal) => journal.immovable().collect(),
+        // Planning changes nothing; whoever applies is told about the journal.
+        Err(error) => {
+            debug!("the journal was not considered: {error}");
+            BTreeSet::new()
+        }
+    };
+    let facts = Facts { topology: &topology, threads: &threads, immovable: &immovable };
+    plan(&facts, policy).map_err(|error| match (error, problems.into_iter().next()) {
+        // Without root no guest is seen; that none runs would be wrong to say.
+        (PlanError::NoSuchGuest { wanted, known }, Some(problem)) if known.is_empty() => {
+            PlanError::Hidden { wanted, problem }
+        }
+        (error, _) => error,
+    })
+}
+
+/// Brings a plan into force, or leaves the host as it was.
+///
+/// # Errors
+/// [`ApplyError`] says whether anything was changed and whether that was undone.
+pub fn apply_plan(
+    root: &HostRoot,
+    state: &StateDir,
+    plan: &Plan,
+    options: &Options<'_>,
+) -> Result<Applied, ApplyError> {
+    let lock = state.lock()?;
+    apply::apply(&LiveHost::new(root.clone()), plan, &lock, options)
+}
+
+/// Undoes everything on record.
+///
+/// # Errors
+/// [`RollbackError`] when it could not begin; what could not be undone is in the report.
+pub fn roll_back(
+    root: &HostRoot,
+    state: &StateDir,
+    options: &RollbackOptions,
+) -> Result<RollbackReport, RollbackError> {
+    let lock = state.lock()?;
+    apply::rollback(&LiveHost::new(root.clone()), &lock, options)
+}
+
+/// What rollback would undo, the last first. Takes no lock.
+///
+/// # Errors
+/// [`StateError`] when the journal cannot be read.
+pub fn on_record(state: &StateDir) -> Result<Vec<Standing>, StateError> {
+    let mut standing = state.load()?.standing();
+    standing.reverse();
+    Ok(standing)
+}
+
+/// Why the configuration in force is not known.
+#[derive(Debug, thiserror::Error)]
+pub enum StatusError {
+    /// The journal cannot be read.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The host cannot be read.
+    #[error(transparent)]
+    Host(#[from] TargetError),
+}
+
+/// The configuration in force beside what is found on the host; `None` when there is none. Takes no lock.
+///
+/// # Errors
+/// [`StatusError`] when the journal or the host cannot be read.
+pub fn in_force(root: &HostRoot, state: &StateDir) -> Result<Option<InForce>, StatusError> {
+    let host = LiveHost::new(root.clone());
+    let boot_id = host.boot_id()?;
+    Ok(verify(&host, &state.load()?, &boot_id))
+}

@@ -1,0 +1,10 @@
+//! Use cases: what a command does, without how it is asked for or printed.
+
+pub mod control;
+pub mod guests;
+pub mod interrupt;
+pub mod observe;
+pub mod record;
+pub mod schedule;
+pub mod serve;
+pub mod tune;

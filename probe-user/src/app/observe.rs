@@ -1,0 +1,153 @@
+//! Observing: probes attached, a window opened, snapshots taken.
+
+use crate::bpf::{LoadError, Loaded, Sizes};
+use crate::host::HostRoot;
+use crate::model::topology::Topology;
+use crate::probes::{Names, PROBES, ProbeReport, ReadError, Verdict};
+use crate::stats::{Series, Snapshot};
+use probe_ebpf::control::Window;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Probes at work. Dropping it detaches them.
+#[derive(Debug)]
+pub struct Observer {
+    loaded: Loaded,
+    window: Window,
+}
+
+impl Observer {
+    /// Loads and attaches the probes, with room for what the topology holds and for what may come.
+    /// Nothing is counted until [`Observer::open`].
+    ///
+    /// # Errors
+    /// [`LoadError`] when nothing can be observed here.
+    pub fn start(root: &HostRoot, topology: &Topology) -> Result<Self, LoadError> {
+        let mut loaded = Loaded::new(root, sizes_for(topology))?;
+        loaded.set_owners(&owners(topology))?;
+        Ok(Self { loaded, window: Window::default() })
+    }
+
+    /// The loaded object: for tests that run single programs with arguments of their own.
+    pub fn loaded_mut(&mut self) -> &mut Loaded {
+        &mut self.loaded
+    }
+
+    /// How each probe fares.
+    #[must_use]
+    pub fn reports(&self) -> &[ProbeReport] {
+        self.loaded.reports()
+    }
+
+    /// How long and how often a probe's programs have run, where the kernel counts that.
+    #[must_use]
+    pub fn cost(&self, report: &ProbeReport) -> Option<(Duration, u64)> {
+        let probe = PROBES.iter().find(|probe| probe.name == report.probe)?;
+        self.loaded.cost(probe)
+    }
+
+    /// Starts counting now, until `length` has passed or for ever.
+    ///
+    /// # Errors
+    /// When the window cannot be written.
+    pub fn open(&mut self, length: Option<Duration>) -> Result<Window, ReadError> {
+        let from_ns = monotonic_ns();
+        let length = length.map_or(u64::MAX, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX));
+        self.window = Window { from_ns, until_ns: from_ns.saturating_add(length) };
+        self.loaded.open(self.window)?;
+        Ok(self.window)
+    }
+
+    /// Stops counting now. What was raised before is still followed to its end.
+    ///
+    /// # Errors
+    /// When the window cannot be written.
+    pub fn close(&mut self) -> Result<(), ReadError> {
+        self.window.until_ns = self.window.until_ns.min(monotonic_ns());
+        self.loaded.open(self.window)
+    }
+
+    /// Tells the probes that guests or their VFs have changed.
+    ///
+    /// # Errors
+    /// When a map cannot be written.
+    pub fn update(&mut self, topology: &Topology) -> Result<(), ReadError> {
+        self.loaded.set_owners(&owners(topology))
+    }
+
+    /// Reads all series and counters.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn snapshot(&self, topology: &Topology) -> Result<Snapshot, ReadError> {
+        let mut snapshot = Snapshot {
+            from_ns: self.window.from_ns,
+            to_ns: self.window.until_ns.min(monotonic_ns()),
+            ..Snapshot::default()
+        };
+        let names = Names::new(topology);
+        let maps = self.loaded.maps();
+        for (probe, report) in PROBES.iter().zip(self.loaded.reports()) {
+            if matches!(report.verdict, Verdict::Ready { .. }) {
+                (probe.collect)(&maps, &names, report, &mut snapshot)?;
+            }
+        }
+        for (probe, cause, times) in self.loaded.lost()? {
+            snapshot.lost.insert(format!("{probe}.{cause}"), times);
+        }
+        Ok(folded(snapshot))
+    }
+}
+
+/// Series and counters in order, those with equal labels added up: a vCPU thread that was made anew goes on in the
+/// series of its vCPU.
+fn folded(snapshot: Snapshot) -> Snapshot {
+    let mut series: BTreeMap<_, Series> = BTreeMap::new();
+    for one in snapshot.series {
+        series
+            .entry((one.probe.clone(), one.labels.clone()))
+            .and_modify(|first| first.histogram.merge(&one.histogram))
+            .or_insert(one);
+    }
+    let mut counters = BTreeMap::new();
+    for one in snapshot.counters {
+        let key = (one.probe.clone(), one.name.clone(), one.labels.clone());
+        counters
+            .entry(key)
+            .and_modify(|first: &mut crate::stats::Counter| first.value += one.value)
+            .or_insert(one);
+    }
+    Snapshot {
+        series: series.into_values().collect(),
+        counters: counters.into_values().collect(),
+        ..snapshot
+    }
+}
+
+/// Which process owns which VF.
+fn owners(topology: &Topology) -> BTreeMap<u32, u32> {
+    topology.guests.iter().flat_map(|g| g.vfs.iter().map(|vf| (vf.address.packed(), g.pid.0))).collect()
+}
+
+/// Room for twice what is there, at least for a small host: guests may come while we look.
+fn sizes_for(topology: &Topology) -> Sizes {
+    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    let vcpus = count(topology.guests.iter().map(|g| g.vcpus.len()).sum());
+    let vfs = topology.free_vfs.len() + topology.guests.iter().map(|g| g.vfs.len()).sum::<usize>();
+    let slots = count(topology.guests.iter().flat_map(|g| &g.vfs).map(|vf| vf.slots.len().max(3)).sum());
+    let slots = slots.max(count(vfs).saturating_mul(3));
+    Sizes {
+        vcpus: (vcpus * 2).clamp(64, 8192),
+        slots: (slots * 2).clamp(64, 4096),
+        deliveries: (slots * 2).clamp(64, 4096),
+        // A vCPU shows some ten to twenty reasons.
+        exits: (vcpus * 32).clamp(256, 16384),
+    }
+}
+
+/// CLOCK_MONOTONIC, the clock of `bpf_ktime_get_ns` (ns).
+#[must_use]
+pub fn monotonic_ns() -> u64 {
+    let t = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    u64::try_from(t.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(t.tv_nsec).unwrap_or(0)
+}

@@ -1,0 +1,285 @@
+//! One run: probes attached, the workload started, a window opened, counted, and written to a session file.
+
+use super::observe::{Observer, monotonic_ns};
+use crate::bpf::LoadError;
+use crate::host::{HostRoot, read_facts, read_topology};
+use crate::model::topology::Topology;
+use crate::probes::{ProbeReport, ReadError, Verdict};
+use crate::session::{self, ProbeVerdict, RunEnd, RunStart, SessionError, Writer};
+use crate::stats::Snapshot;
+use crate::workload::{self, Echo, Running, WorkloadError};
+use std::time::{Duration, Instant, SystemTime};
+
+/// How often figures are read for the progress line.
+const TICK: Duration = Duration::from_millis(250);
+/// How often the file is brought up to date.
+const CHECKPOINT: Duration = Duration::from_secs(1);
+/// How often guests and their VFs are looked for: some 50 ms of work on a host with 64 guests.
+const LOOK: Duration = Duration::from_secs(5);
+/// How long interrupts raised inside the window may take to arrive after it.
+const DRAIN: Duration = Duration::from_millis(500);
+/// How long a workload may take to end after it was asked to.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// What a run is to be.
+#[derive(Clone, Debug)]
+pub struct RunRequest<'a> {
+    /// Configuration in force.
+    pub config: &'a str,
+    /// Position in the session.
+    pub order: u32,
+    /// Seed of the session's order.
+    pub seed: Option<u64>,
+    /// What was changed for the configuration.
+    pub changes: Vec<String>,
+    /// Only this guest's series are kept (its name); all when `None`.
+    pub guest: Option<&'a str>,
+    /// Length of the window; until the workload ends when `None`.
+    pub duration: Option<Duration>,
+    /// Time between the start of the workload and the window.
+    pub warm_up: Duration,
+    /// The workload; none when empty.
+    pub command: &'a [String],
+    /// Whether its output is shown.
+    pub echo: Echo,
+}
+
+/// How a run stands; handed to whoever shows progress.
+#[derive(Debug)]
+pub struct Progress<'a> {
+    /// Time since the window opened.
+    pub elapsed: Duration,
+    /// What has been counted so far.
+    pub snapshot: &'a Snapshot,
+}
+
+/// A finished run.
+#[derive(Debug)]
+pub struct Finished {
+    /// What was counted.
+    pub snapshot: Snapshot,
+    /// As written to the file.
+    pub end: RunEnd,
+    /// Whether a signal ended it early.
+    pub interrupted: bool,
+}
+
+/// A run that could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// Nothing can be observed here.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The probes' maps failed.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The file could not be written.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// The workload could not be run.
+    #[error(transparent)]
+    Workload(#[from] WorkloadError),
+    /// Signal handlers could not be installed.
+    #[error("cannot listen for signals")]
+    Signals {
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+}
+
+/// Makes one run. The window opens after the warm-up and is over when its time is, when the workload ends, or on
+/// SIGINT or SIGTERM; whatever was counted is in the file. `remarks` is asked at the window's end what may have
+/// disturbed the run. Needs a tokio runtime.
+///
+/// # Errors
+/// [`RecordError`]; the workload is ended in every case.
+pub async fn record_run(
+    root: &HostRoot,
+    writer: &mut Writer,
+    request: &RunRequest<'_>,
+    remarks: &dyn Fn() -> Vec<String>,
+    progress: &mut dyn FnMut(&Progress<'_>),
+) -> Result<Finished, RecordError> {
+    let mut topology = read_topology(root);
+    // Before the workload: loading takes CPU time.
+    let mut observer = Observer::start(root, &topology)?;
+    let mut running =
+        if request.command.is_empty() { None } else { Some(workload::start(request.command, request.echo)?) };
+    let mut stop = Stop::new();
+    let mut interrupted = tokio::select! {
+        () = tokio::time::sleep(request.warm_up) => false,
+        () = ended(&mut running) => false,
+        () = stop.requested() => true,
+    };
+    let window = observer.open(request.duration)?;
+    writer.start_run(&RunStart {
+        config: request.config.to_owned(),
+        order: request.order,
+        seed: request.seed,
+        started_unix_ms: unix_ms(),
+        from_ns: window.from_ns,
+        topology: Some(topology.clone()),
+        changes: request.changes.clone(),
+    })?;
+    let opened = Instant::now();
+    let over = request.duration.map(|d| tokio::time::Instant::from_std(opened + d));
+    let mut tick = tokio::time::interval(TICK);
+    let (mut saved, mut looked) = (opened, opened);
+    while !interrupted {
+        tokio::select! {
+            _ = tick.tick() => {
+                let snapshot = kept(observer.snapshot(&topology)?, request.guest);
+                progress(&Progress { elapsed: opened.elapsed(), snapshot: &snapshot });
+                if saved.elapsed() >= CHECKPOINT {
+                    saved = Instant::now();
+                    writer.checkpoint(&snapshot)?;
+                }
+                if looked.elapsed() >= LOOK {
+                    looked = Instant::now();
+                    topology = read_topology(root);
+                    observer.update(&topology)?;
+                }
+            }
+            () = at(over) => break,
+            () = ended(&mut running) => break,
+            () = stop.requested() => interrupted = true,
+        }
+    }
+    observer.close()?;
+    let mut remarks = remarks();
+    let workload = match running {
+        Some(running) => Some(running.finish(GRACE).await?),
+        None => None,
+    };
+    let snapshot = kept(drained(&observer, &topology).await?, request.guest);
+    if interrupted {
+        remarks.push("ended early by a signal".to_owned());
+    }
+    let end = RunEnd { workload, verdicts: verdicts(observer.reports()), remarks };
+    writer.end_run(&snapshot, &end)?;
+    Ok(Finished { snapshot, end, interrupted })
+}
+
+/// Resolves when the workload ends; never without one.
+async fn ended(running: &mut Option<Running>) {
+    match running {
+        // A failing wait shows again when the workload is finished.
+        Some(running) => drop(running.ended().await),
+        None => std::future::pending().await,
+    }
+}
+
+async fn at(moment: Option<tokio::time::Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// SIGINT and SIGTERM.
+pub(super) struct Stop {
+    signals: [Option<tokio::signal::unix::Signal>; 2],
+}
+
+impl Stop {
+    /// From now on these signals end what is going on instead of the process.
+    pub(super) fn new() -> Self {
+        use tokio::signal::unix::{SignalKind, signal};
+        Self { signals: [SignalKind::interrupt(), SignalKind::terminate()].map(|kind| signal(kind).ok()) }
+    }
+
+    /// Resolves when one arrives.
+    pub(super) async fn requested(&mut self) {
+        let [int, term] = &mut self.signals;
+        let one = async |signal: &mut Option<tokio::signal::unix::Signal>| match signal {
+            Some(signal) => drop(signal.recv().await),
+            None => std::future::pending().await,
+        };
+        tokio::select! {
+            () = one(int) => {}
+            () = one(term) => {}
+        }
+    }
+}
+
+/// The snapshot once nothing is pending any more, or the time for that is over.
+async fn drained(observer: &Observer, topology: &Topology) -> Result<Snapshot, ReadError> {
+    let deadline = Instant::now() + DRAIN;
+    loop {
+        let snapshot = observer.snapshot(topology)?;
+        let pending = snapshot.counters.iter().any(|c| c.name == "pending" && c.value > 0);
+        if !pending || Instant::now() >= deadline {
+            return Ok(snapshot);
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Only one guest's series, when one was asked for.
+fn kept(mut snapshot: Snapshot, guest: Option<&str>) -> Snapshot {
+    if let Some(guest) = guest {
+        let mine = |labels: &crate::stats::Labels| labels.get("guest").is_none_or(|g| g == guest);
+        snapshot.series.retain(|s| mine(&s.labels));
+        snapshot.counters.retain(|c| mine(&c.labels));
+    }
+    snapshot
+}
+
+/// The probes' reports in the words of a session file.
+fn verdicts(reports: &[ProbeReport]) -> Vec<ProbeVerdict> {
+    reports
+        .iter()
+        .map(|report| {
+            let (verdict, reason) = match &report.verdict {
+                Verdict::Ready { missing } => {
+                    let lost: Vec<String> = missing
+                        .iter()
+                        .map(|m| format!("{} not observable: {}: {}", m.loses, m.event, m.reason))
+                        .collect();
+                    (session::Verdict::Ready, lost.join("; "))
+                }
+                Verdict::Unsupported { reason } => (session::Verdict::Unsupported, reason.clone()),
+                Verdict::NotApplicable { reason } => (session::Verdict::NotApplicable, reason.clone()),
+            };
+            ProbeVerdict { probe: report.probe.clone(), verdict, reason }
+        })
+        .collect()
+}
+
+/// Begins a session file for this host.
+///
+/// # Errors
+/// [`SessionError`].
+pub fn create_session(root: &HostRoot, path: &std::path::Path) -> Result<Writer, SessionError> {
+    let (facts, _) = read_facts(root);
+    let some = |text: String| (!text.is_empty()).then_some(text);
+    let online = read_topology(root).online().len();
+    let header = session::Header {
+        tool: format!("vfprobe {}", env!("CARGO_PKG_VERSION")),
+        created_unix_ms: unix_ms(),
+    };
+    let host = session::HostFacts {
+        hostname: some(facts.hostname),
+        kernel: some(facts.kernel),
+        cpu_model: some(facts.cpu_model),
+        cpus: u32::try_from(online).ok(),
+        cmdline: some(facts.cmdline),
+        boot_id: some(facts.boot_id),
+        more: facts.kvm_parameters,
+    };
+    Writer::create(path, &header, &host)
+}
+
+/// Milliseconds since the Unix epoch.
+#[must_use]
+pub fn unix_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Nanoseconds since boot as a file name part that is unique enough on one host.
+#[must_use]
+pub fn file_stamp() -> String {
+    format!("{}-{:03}", unix_ms() / 1000, monotonic_ns() / 1_000_000 % 1000)
+}

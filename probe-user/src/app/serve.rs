@@ -1,0 +1,329 @@
+//! Serving: the probes at work for as long as the service runs, read at each scrape, and followed by what changes on
+//! the host: guests that come and go, configurations that come into force.
+//!
+//! Changes nothing on the host.
+
+use super::{control, observe::Observer};
+use crate::apply::StateDir;
+use crate::bpf::LoadError;
+use crate::export::families::Fold;
+use crate::export::http::{self, Limits};
+use crate::export::ledger::Ledger;
+use crate::export::{ExportError, Exporter, Hold, ProbeState, ProbeStatus, Source, SourceError, Status};
+use crate::host::{HostRoot, read_topology};
+use crate::model::topology::Topology;
+use crate::probes::{ProbeReport, ReadError, Verdict};
+use crate::stats::Snapshot;
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{MissedTickBehavior, interval};
+
+/// How often the configuration in force is looked at: what is counted in between goes to the former one.
+const FOLLOW: Duration = Duration::from_secs(2);
+/// Guests are looked for at every this many looks at the configuration: that reads all of `/proc`.
+const LOOKS_PER_SCAN: u32 = 5;
+/// The configuration's name while none is in force.
+const BASELINE: &str = "baseline";
+
+/// What to serve, and where.
+#[derive(Debug)]
+pub struct Options {
+    /// `ADDRESS:PORT`.
+    pub listen: String,
+    /// Labels to leave out.
+    pub fold: Fold,
+    /// Where the journal is.
+    pub state: StateDir,
+}
+
+/// Why the service cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// Nothing can be observed.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The probes cannot be started.
+    #[error(transparent)]
+    Probes(#[from] ReadError),
+    /// Nobody can be answered.
+    #[error(transparent)]
+    Export(#[from] ExportError),
+    /// The process lacks what it needs to run.
+    #[error("cannot {what}")]
+    Process {
+        /// What it tried.
+        what: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// Serves until SIGTERM or SIGINT. Only then it returns without an error.
+///
+/// # Errors
+/// [`ServeError`] when the address cannot be listened on, or nothing can be observed.
+pub fn run(root: HostRoot, options: Options) -> Result<(), ServeError> {
+    let Options { listen, fold, state } = options;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|source| ServeError::Process { what: "start the runtime", source })?;
+    runtime.block_on(async {
+        let stop = stop_signals()?;
+        // Before the probes are loaded, so that a second service is refused without a trace.
+        let listener = http::listen(&listen).await?;
+        let service = Arc::new(Service::start(root, state)?);
+        tracing::info!(address = listen, "serving metrics");
+        let follow = tokio::spawn(follow(Arc::clone(&service)));
+        let exporter = Arc::new(Exporter::new(service, fold));
+        http::serve(listener, exporter, Limits::default(), stop).await;
+        follow.abort();
+        tracing::info!("stopped");
+        Ok(())
+    })
+}
+
+/// Resolves at the first SIGTERM or SIGINT.
+fn stop_signals() -> Result<impl Future<Output = ()>, ServeError> {
+    let listen =
+        |kind| signal(kind).map_err(|source| ServeError::Process { what: "listen for signals", source });
+    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("asked to stop");
+    })
+}
+
+async fn follow(service: Arc<Service>) {
+    let mut ticks = interval(FOLLOW);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut look = 0;
+    loop {
+        ticks.tick().await;
+        look = (look + 1) % LOOKS_PER_SCAN;
+        let service = Arc::clone(&service);
+        let looked = tokio::task::spawn_blocking(move || {
+            service.look_at_config();
+            if look == 0 {
+                service.look_for_guests();
+            }
+        });
+        if looked.await.is_err() {
+            tracing::error!(
+                "following the host was cut short; its guests and configuration may be out of date"
+            );
+        }
+    }
+}
+
+/// Probes at work, and what is known of the host.
+struct Service {
+    root: HostRoot,
+    state: StateDir,
+    now: Mutex<Now>,
+}
+
+struct Now {
+    observer: Observer,
+    topology: Arc<Topology>,
+    ledger: Ledger,
+    hold: Option<Hold>,
+    /// Why the last reading failed.
+    broken: Option<String>,
+}
+
+impl Service {
+    fn start(root: HostRoot, state: StateDir) -> Result<Self, ServeError> {
+        let topology = read_topology(&root);
+        let mut observer = Observer::start(&root, &topology)?;
+        for report in observer.reports() {
+            let (state, how) = describe(report);
+            tracing::info!("probe {} {}: {how}", report.probe, state.as_str());
+        }
+        observer.open(None)?;
+        let now = Now {
+            observer,
+            topology: Arc::new(topology),
+            ledger: Ledger::new(BASELINE),
+            hold: None,
+            broken: None,
+        };
+        let service = Self { root, state, now: Mutex::new(now) };
+        service.look_at_config();
+        Ok(service)
+    }
+
+    fn now(&self) -> MutexGuard<'_, Now> {
+        // Every step leaves the state whole, so one that panicked does not spoil it.
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes which configuration is in force and whether the host still is as it asks. One that is being applied or
+    /// undone does not count yet.
+    fn look_at_config(&self) {
+        let in_force = match control::in_force(&self.root, &self.state) {
+            Ok(in_force) => in_force,
+            Err(error) => {
+                tracing::warn!(%error, "the configuration in force is not known");
+                return;
+            }
+        };
+        let mut now = self.now();
+        let Some(in_force) = in_force else {
+            now.hold = None;
+            return now.switch(BASELINE);
+        };
+        let drifted = in_force.checks.iter().filter(|check| check.is_drift()).count();
+        now.hold = Some(Hold { settings: in_force.checks.len(), drifted, settled: in_force.settled });
+        if in_force.settled {
+            now.switch(&in_force.configs.join("+"));
+        }
+    }
+
+    /// Reads the topology anew.
+    fn look_for_guests(&self) {
+        let topology = Arc::new(read_topology(&self.root));
+        let mut now = self.now();
+        if let Err(error) = now.observer.update(&topology) {
+            tracing::warn!(%error, "the probes were not told of changed guests");
+        }
+        let guests = guests(&topology);
+        now.ledger.keep_guests(|guest| guests.contains(guest));
+        drop(guests);
+        now.topology = topology;
+    }
+}
+
+impl Now {
+    /// The probes' figures of the guests that are there.
+    fn read(&self) -> Result<Snapshot, ReadError> {
+        let mut snapshot = self.observer.snapshot(&self.topology)?;
+        let guests = guests(&self.topology);
+        snapshot.series.retain(|s| s.labels.get("guest").is_none_or(|guest| guests.contains(guest.as_str())));
+        snapshot
+            .counters
+            .retain(|c| c.labels.get("guest").is_none_or(|guest| guests.contains(guest.as_str())));
+        Ok(snapshot)
+    }
+
+    fn switch(&mut self, config: &str) {
+        if config == self.ledger.config() {
+            return;
+        }
+        match self.read() {
+            Ok(snapshot) => {
+                tracing::info!(from = self.ledger.config(), to = config, "another configuration is in force");
+                self.ledger.switch(snapshot, config);
+            }
+            // Tried again at the next look: until then the counts go on under the former name.
+            Err(error) => {
+                tracing::warn!(%error, config, "a configuration began, but the probes cannot be read");
+            }
+        }
+    }
+}
+
+fn guests(topology: &Topology) -> BTreeSet<&str> {
+    topology.guests.iter().map(|guest| guest.name.as_str()).collect()
+}
+
+impl Source for Service {
+    fn snapshot(&self) -> Result<Snapshot, SourceError> {
+        let mut now = self.now();
+        match now.read() {
+            Ok(snapshot) => {
+                now.broken = None;
+                Ok(now.ledger.label(snapshot))
+            }
+            Err(error) => {
+                now.broken = Some(error.to_string());
+                Err(SourceError(error.to_string()))
+            }
+        }
+    }
+
+    fn status(&self) -> Status {
+        let now = self.now();
+        let reports = now.observer.reports().iter();
+        let probes =
+            reports.map(|report| status_of(report, now.observer.cost(report), now.broken.as_deref()));
+        Status {
+            config: now.ledger.config().to_owned(),
+            hold: now.hold,
+            probes: probes.collect(),
+            topology: Some(Arc::clone(&now.topology)),
+        }
+    }
+}
+
+fn status_of(report: &ProbeReport, cost: Option<(Duration, u64)>, broken: Option<&str>) -> ProbeStatus {
+    let (state, reason) = match (describe(report), broken) {
+        ((ProbeState::Running, _), Some(cause)) => (ProbeState::Failed, cause.to_owned()),
+        (described, _) => described,
+    };
+    let run_ns = cost.map(|(time, _)| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+    ProbeStatus { name: report.probe.clone(), state, reason, run_ns, runs: cost.map(|(_, runs)| runs) }
+}
+
+/// A probe's state, and in a few words how it is attached or why it is not.
+fn describe(report: &ProbeReport) -> (ProbeState, String) {
+    match &report.verdict {
+        Verdict::Unsupported { reason } => (ProbeState::Unsupported, reason.clone()),
+        Verdict::NotApplicable { reason } => (ProbeState::NotApplicable, reason.clone()),
+        Verdict::Ready { missing } => {
+            let kinds: BTreeSet<&str> = report.attached.iter().map(|(_, kind)| kind.as_str()).collect();
+            let mut text = kinds.into_iter().collect::<Vec<_>>().join(", ");
+            let lost: BTreeSet<&str> = missing.iter().map(|m| m.loses.as_str()).collect();
+            if !lost.is_empty() {
+                text.push_str("; without ");
+                text.push_str(&lost.into_iter().collect::<Vec<_>>().join(", "));
+            }
+            (ProbeState::Running, text)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::probes::Missing;
+
+    fn report(verdict: Verdict) -> ProbeReport {
+        let attached = [("kvm/kvm_entry", "raw tracepoint"), ("kvm/kvm_exit", "tracepoint")];
+        let attached = attached.map(|(event, kind)| (event.to_owned(), kind.to_owned())).to_vec();
+        ProbeReport { probe: "vm_exit".to_owned(), verdict, attached }
+    }
+
+    #[test]
+    fn probes_in_a_few_words() {
+        let missing = Missing {
+            event: "kvm/kvm_eoi".to_owned(),
+            loses: "service".to_owned(),
+            reason: "no such event".to_owned(),
+        };
+        for (verdict, broken, state, reason) in [
+            (Verdict::Ready { missing: vec![] }, None, ProbeState::Running, "raw tracepoint, tracepoint"),
+            (
+                Verdict::Ready { missing: vec![missing] },
+                None,
+                ProbeState::Running,
+                "raw tracepoint, tracepoint; without service",
+            ),
+            (Verdict::Ready { missing: vec![] }, Some("gone"), ProbeState::Failed, "gone"),
+            (
+                Verdict::Unsupported { reason: "no BTF".to_owned() },
+                Some("gone"),
+                ProbeState::Unsupported,
+                "no BTF",
+            ),
+        ] {
+            let status = status_of(&report(verdict), None, broken);
+            assert_eq!((status.state, status.reason.as_str()), (state, reason));
+        }
+    }
+}

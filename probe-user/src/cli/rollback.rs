@@ -1,0 +1,203 @@
+//! `vfprobe rollback`.
+
+use super::{Exit, Failure, Globals, print};
+use crate::app::{control, interrupt::Interrupts};
+use crate::apply::{Outcome, RollbackOptions, RollbackReport, StateDir, Undone};
+use crate::host::HostRoot;
+use crate::model::CpuSet;
+use crate::plan::Target;
+use anyhow::{Context as _, anyhow};
+use serde::Serialize;
+use std::fmt::Write as _;
+
+/// Arguments of `rollback`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Use a damaged journal as far as it can be read
+    #[arg(long)]
+    salvage: bool,
+    /// Only show what is on record
+    #[arg(long)]
+    dry_run: bool,
+    /// JSON instead of a table (docs/json.md)
+    #[arg(long, conflicts_with = "dry_run")]
+    json: bool,
+}
+
+/// What is printed as JSON.
+#[derive(Serialize)]
+struct Report<'a> {
+    schema: u32,
+    complete: bool,
+    undone: Vec<Line<'a>>,
+    notes: &'a [String],
+}
+
+/// One target.
+#[derive(Serialize)]
+struct Line<'a> {
+    target: &'a Target,
+    outcome: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cpus: Option<&'a CpuSet>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fires_on: Option<&'a CpuSet>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+/// Undoes everything on record.
+pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
+    let (root, state) = (HostRoot::live(), StateDir::new(&globals.state_dir));
+    if args.dry_run {
+        return dry_run(&state);
+    }
+    // A half-undone host is no place to stop at; rollback takes a moment and runs to its end.
+    let _interrupts =
+        Interrupts::listen().context("cannot listen for signals").map_err(Failure::cannot_run)?;
+    let options = RollbackOptions { salvage: args.salvage, ..RollbackOptions::default() };
+    let report = control::roll_back(&root, &state, &options).map_err(Failure::cannot_run)?;
+    if args.json {
+        print(to_json(&report)?.as_bytes())?;
+    } else if !globals.quiet {
+        print(to_text(&report).as_bytes())?;
+    }
+    if !report.is_complete() {
+        let failures = report.failures().join("; ");
+        let error = anyhow!("not all could be undone, run `vfprobe rollback` again: {failures}");
+        return Err(Failure::new(Exit::RollbackIncomplete, error));
+    }
+    let foreign = report.foreign().next().is_some();
+    Ok(if foreign { Exit::Finding } else { Exit::Fine })
+}
+
+fn dry_run(state: &StateDir) -> Result<Exit, Failure> {
+    let standing = control::on_record(state).map_err(Failure::cannot_run)?;
+    let mut text = String::new();
+    for item in &standing {
+        let _ = writeln!(text, "  {}: {} -> {}", item.target, item.asked(), item.old);
+    }
+    let _ = match standing.len() {
+        0 => writeln!(text, "nothing to undo"),
+        n => writeln!(text, "{n} settings would be undone where they are still as written"),
+    };
+    print(text.as_bytes())
+}
+
+fn to_json(report: &RollbackReport) -> Result<String, Failure> {
+    let RollbackReport { undone, notes } = report;
+    let undone = undone.iter().map(line).collect();
+    let report = Report { schema: 1, complete: report.is_complete(), undone, notes };
+    Ok(serde_json::to_string_pretty(&report).map_err(Failure::cannot_run)? + "\n")
+}
+
+fn line(Undone { target, outcome }: &Undone) -> Line<'_> {
+    let line = |outcome, cpus| Line { target, outcome, cpus, fires_on: None, error: None };
+    match outcome {
+        Outcome::Restored(cpus) => line("restored", Some(cpus)),
+        Outcome::Elsewhere { mask, fires_on } => {
+            Line { fires_on: Some(fires_on), ..line("elsewhere", Some(mask)) }
+        }
+        Outcome::Untouched => line("untouched", None),
+        Outcome::Gone => line("gone", None),
+        Outcome::Foreign(cpus) => line("foreign", Some(cpus)),
+        Outcome::Failed(error) => Line { error: Some(error.to_string()), ..line("failed", None) },
+    }
+}
+
+/// What became of everything: one line for each target that is not simply restored, and a summary.
+fn to_text(report: &RollbackReport) -> String {
+    let mut text: String = lines(report).into_iter().map(|line| format!("  {line}\n")).collect();
+    let count = |wanted: fn(&Outcome) -> bool| report.undone.iter().filter(|u| wanted(&u.outcome)).count();
+    let restored = count(|o| matches!(o, Outcome::Restored(_) | Outcome::Elsewhere { .. }));
+    let gone = count(|o| matches!(o, Outcome::Gone));
+    let untouched = count(|o| matches!(o, Outcome::Untouched));
+    if report.undone.is_empty() {
+        text.push_str("nothing to undo\n");
+    } else {
+        let _ = writeln!(text, "{restored} restored, {untouched} as they were already, {gone} gone");
+    }
+    text
+}
+
+fn lines(report: &RollbackReport) -> Vec<String> {
+    let mut lines = report.notes.clone();
+    for Undone { target, outcome } in &report.undone {
+        match outcome {
+            Outcome::Restored(_) | Outcome::Untouched | Outcome::Gone | Outcome::Failed(_) => {}
+            Outcome::Elsewhere { mask, fires_on } => {
+                lines.push(format!(
+                    "{target}: has its mask {mask} again, and goes on firing on CPU {fires_on}"
+                ));
+            }
+            Outcome::Foreign(found) => {
+                lines.push(format!("{target}: left at {found}, which somebody else has set since"));
+            }
+        }
+    }
+    lines
+}
+
+/// Prints what there is to know about a rollback that a failure caused.
+pub(super) fn warn_about(report: &RollbackReport) {
+    for line in lines(report) {
+        tracing::warn!("{line}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::apply::{Refusal, TargetError};
+    use crate::cli::documented;
+
+    #[test]
+    fn the_documented_example_is_what_is_printed() {
+        let (text, example) = documented("vfprobe rollback --json");
+        let cpus = |list: &str| list.parse().unwrap();
+        let call = "writing 0-3 to /proc/irq/default_smp_affinity".to_owned();
+        let outcomes = [
+            Outcome::Restored(cpus("0-3")),
+            Outcome::Elsewhere { mask: cpus("0-3"), fires_on: cpus("2") },
+            Outcome::Untouched,
+            Outcome::Gone,
+            Outcome::Foreign(cpus("1")),
+            Outcome::Failed(TargetError::Refused { call, refusal: Refusal::Offline }),
+        ];
+        let undone = example["undone"].as_array().unwrap().iter().zip(outcomes).map(|(line, outcome)| {
+            Undone { target: serde_json::from_value(line["target"].clone()).unwrap(), outcome }
+        });
+        let report = RollbackReport { undone: undone.collect(), notes: Vec::new() };
+        let printed: serde_json::Value = serde_json::from_str(&to_json(&report).unwrap()).unwrap();
+        assert_eq!(printed, example);
+        for line in &report.undone {
+            let word = super::line(line).outcome;
+            assert!(text.contains(&format!("`{word}`")), "{word} is not explained");
+        }
+    }
+
+    #[test]
+    fn reports() {
+        let report = |outcomes: Vec<Outcome>| RollbackReport {
+            undone: outcomes
+                .into_iter()
+                .map(|outcome| Undone { target: Target::DefaultAffinity, outcome })
+                .collect(),
+            notes: Vec::new(),
+        };
+        let cpus = |list: &str| list.parse().unwrap();
+        assert_eq!(to_text(&report(vec![])), "nothing to undo\n");
+        let all = report(vec![
+            Outcome::Restored(cpus("0-3")),
+            Outcome::Foreign(cpus("1")),
+            Outcome::Gone,
+            Outcome::Elsewhere { mask: cpus("0-3"), fires_on: cpus("2") },
+        ]);
+        assert_eq!(
+            to_text(&all),
+            "  default mask of new interrupts: left at 1, which somebody else has set since\n  \
+             default mask of new interrupts: has its mask 0-3 again, and goes on firing on CPU 2\n\
+             2 restored, 0 as they were already, 1 gone\n"
+        );
+    }
+}

@@ -1,0 +1,40 @@
+//! `vfprobe serve`: the Prometheus exporter.
+
+use super::{Exit, Failure, Globals};
+use crate::app::serve::{self, Options, ServeError};
+use crate::apply::StateDir;
+use crate::export::families::{Fold, FoldLabel};
+use crate::export::{DEFAULT_LISTEN, ExportError};
+use crate::host::HostRoot;
+use std::io::ErrorKind;
+
+/// Arguments of `serve`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Address and port to answer on; nothing that can be reached there changes the host
+    #[arg(long, value_name = "ADDR:PORT", default_value = DEFAULT_LISTEN, env = "VFPROBE_LISTEN")]
+    listen: String,
+    /// Add up all vectors of a VF (slot) or all vCPUs of a guest (vcpu); may be given twice
+    #[arg(long, value_name = "LABEL")]
+    fold: Vec<FoldLabel>,
+}
+
+/// Serves until it is asked to stop.
+pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
+    let Args { listen, fold } = args;
+    let options = Options {
+        listen: listen.clone(),
+        fold: Fold(fold.iter().copied().collect()),
+        state: StateDir::new(&globals.state_dir),
+    };
+    match serve::run(HostRoot::live(), options) {
+        Ok(()) => Ok(Exit::Fine),
+        Err(ServeError::Export(error)) if not_an_address(&error) => Err(Failure::usage(error)),
+        Err(error) => Err(Failure::cannot_run(error)),
+    }
+}
+
+/// Whether the text after `--listen` names no address at all, other than one that cannot be had now.
+fn not_an_address(error: &ExportError) -> bool {
+    matches!(error, ExportError::Listen { cause, .. } if cause.kind() == ErrorKind::InvalidInput)
+}

@@ -1,0 +1,158 @@
+//! `vfprobe show`.
+
+mod bars;
+mod table;
+
+use super::{Exit, Failure, Globals, failures, paint::Paint, print};
+use crate::{
+    report::json,
+    session::{self, Session},
+    stats::compare::Detail,
+};
+use std::path::PathBuf;
+
+/// Arguments of `show`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The session file
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Only this guest
+    #[arg(long, value_name = "NAME")]
+    guest: Option<String>,
+    /// Only this configuration
+    #[arg(long, value_name = "NAME", conflicts_with = "json")]
+    config: Option<String>,
+    /// Every vector slot and vCPU by itself
+    #[arg(long, conflicts_with = "json")]
+    full: bool,
+    /// Draw the distribution of the delivery latency
+    #[arg(long, conflicts_with = "json")]
+    histogram: bool,
+    /// JSON instead of tables (docs/json.md)
+    #[arg(long)]
+    json: bool,
+}
+
+/// What a table shows of a session.
+#[derive(Debug)]
+struct View<'a> {
+    session: &'a Session,
+    guest: Option<&'a str>,
+    detail: Detail,
+}
+
+/// A name that is not in the file.
+#[derive(Debug, thiserror::Error)]
+#[error("{} has no {what} {wanted:?}; it has {}", .file.display(), if .known.is_empty() { "none".to_owned() } else { .known.join(", ") })]
+struct Unknown {
+    file: PathBuf,
+    what: &'static str,
+    wanted: String,
+    known: Vec<String>,
+}
+
+/// Reads a session and prints it.
+pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
+    let Args { file, guest, config, full, histogram, json } = args;
+    let session = session::read(file).map_err(failures::session)?;
+    if let Some(guest) = guest {
+        known(args, "guest", guest, guests(&session))?;
+    }
+    if let Some(config) = config {
+        known(args, "configuration", config, session.config_names())?;
+    }
+    if *json {
+        let text = json::session(&session, guest.as_deref()).map_err(Failure::cannot_run)?;
+        return print((text + "\n").as_bytes());
+    }
+    let detail = if *full { Detail::Full } else { Detail::Folded };
+    let view = View { session: &session, guest: guest.as_deref(), detail };
+    print(text(&view, config.as_deref(), *histogram, Paint::stdout(globals.color)).as_bytes())
+}
+
+/// A fresh recording, as `record` shows it.
+pub(super) fn recording(globals: &Globals, session: &Session) -> String {
+    text(&View { session, guest: None, detail: Detail::Folded }, None, true, Paint::stdout(globals.color))
+}
+
+fn text(view: &View<'_>, config: Option<&str>, histogram: bool, paint: Paint) -> String {
+    let mut text = table::heading(view.session);
+    let names = view.session.config_names().into_iter();
+    for name in names.filter(|name| config.is_none_or(|c| c == *name)) {
+        text.push('\n');
+        text += &table::configuration(view, name, paint);
+        if histogram {
+            text += &bars::headline(view, name);
+        }
+    }
+    text + &table::notes(view.session, paint)
+}
+
+fn guests(session: &Session) -> Vec<&str> {
+    let series = session.runs.iter().flat_map(|run| &run.snapshot.series);
+    let mut names: Vec<&str> = series.filter_map(|s| s.labels.get("guest").map(String::as_str)).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+fn known(args: &Args, what: &'static str, wanted: &str, known: Vec<&str>) -> Result<(), Failure> {
+    if known.contains(&wanted) {
+        return Ok(());
+    }
+    let known = known.into_iter().map(str::to_owned).collect();
+    Err(Failure::usage(Unknown { file: args.file.clone(), what, wanted: wanted.to_owned(), known }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::{decode, sample};
+
+    fn shown(detail: Detail) -> String {
+        let session = decode(sample::lines(2, &[("own", 0.3)]).as_bytes()).unwrap();
+        let view = View { session: &session, guest: None, detail };
+        let heading = table::heading(&session);
+        let configs = ["baseline", "own"].map(|name| table::configuration(&view, name, Paint::default()));
+        heading
+            + &configs.concat()
+            + &bars::headline(&view, "own")
+            + &table::notes(&session, Paint::default())
+    }
+
+    #[test]
+    fn everything_that_was_counted_is_shown() {
+        let folded = shown(Detail::Folded);
+        for part in [
+            "2 configurations, 4 runs",
+            "host1, Linux 6.12.0, 2 CPUs",
+            "baseline: 2 runs, 10.0 s counted",
+            "changes: irq 40",
+            "vm1 0000:01:10.0 delivery",
+            "p99.9",
+            "raised 802",
+            "lost: irq_delivery.unmatched 2",
+            "irq_delivery ready",
+            "ping -i 0.04 10.0.0.2",
+            "rtt_p99",
+        ] {
+            assert!(folded.contains(part), "{part:?} is missing in\n{folded}");
+        }
+        assert!(!folded.contains("slot 1"));
+        let full = shown(Detail::Full);
+        assert!(full.contains("slot 1 vcpu 0 delivery"));
+        assert!(full.contains("not observable (posted: hardware delivers it)"), "{full}");
+    }
+
+    #[test]
+    fn a_percentile_of_too_little_is_a_dash_that_is_explained() {
+        let mut session = decode(sample::lines(1, &[]).as_bytes()).unwrap();
+        session.runs[0].snapshot.series.truncate(1);
+        let view = View { session: &session, guest: None, detail: Detail::Folded };
+        let text = table::configuration(&view, "baseline", Paint::default());
+        let row = text.lines().find(|l| l.contains("vm1 ")).unwrap();
+        assert_eq!(row.split("  ").filter(|cell| cell.trim() == "-").count(), 1, "{row}");
+        assert!(text.contains("p99.9 needs 1000"), "{text}");
+    }
+}

@@ -1,0 +1,164 @@
+//! A session's figures as text: one block for each configuration.
+
+use super::View;
+use crate::{
+    cli::paint::{Cell, Paint, Style, columns},
+    report::{assess::of_guest, format, names},
+    session::{Run, Session},
+    stats::{Counter, Series, Snapshot, Summary, series::fold, summary::to_f64},
+};
+use std::{cmp::Reverse, collections::BTreeMap};
+
+/// What the file is.
+pub(super) fn heading(session: &Session) -> String {
+    let host = &session.host;
+    let configs = session.config_names().len();
+    let facts = [
+        host.hostname.clone(),
+        host.kernel.as_ref().map(|kernel| format!("Linux {kernel}")),
+        host.cpus.map(|cpus| format!("{cpus} CPUs")),
+    ];
+    let facts: Vec<String> = facts.into_iter().flatten().collect();
+    format!(
+        "{configs} configuration{}, {} run{}; {}; {}, {}\n",
+        plural(configs),
+        session.runs.len(),
+        plural(session.runs.len()),
+        if facts.is_empty() { "host not known".to_owned() } else { facts.join(", ") },
+        session.header.tool,
+        format::utc(session.header.created_unix_ms)
+    )
+}
+
+fn plural(count: usize) -> &'static str {
+    if count == 1 { "" } else { "s" }
+}
+
+/// Everything that was counted under one configuration, its runs pooled.
+pub(super) fn configuration(view: &View<'_>, name: &str, paint: Paint) -> String {
+    let runs: Vec<&Run> = view.session.runs_of(name).collect();
+    let snapshot = pooled(view, name);
+    let window_ns: u64 = runs.iter().map(|run| run.duration_ns()).sum();
+    let mut text = format!(
+        "{}: {} run{}, {:.1} s counted\n",
+        paint.text(Style::Strong, name),
+        runs.len(),
+        plural(runs.len()),
+        to_f64(window_ns) / 1e9
+    );
+    for change in runs.first().iter().flat_map(|run| &run.start.changes) {
+        text += &format!("  changes: {change}\n");
+    }
+    text += &series(&snapshot, window_ns, paint);
+    text += &counters(&snapshot.counters);
+    if !snapshot.lost.is_empty() {
+        let lost: Vec<String> = snapshot.lost.iter().map(|(cause, n)| format!("{cause} {n}")).collect();
+        text += &format!("  {}\n", paint.text(Style::Warning, &format!("lost: {}", lost.join(", "))));
+    }
+    text += &probes(&runs);
+    text += &workloads(&runs, paint);
+    text
+}
+
+/// The runs of a configuration as one, folded as the view asks.
+pub(super) fn pooled(view: &View<'_>, name: &str) -> Snapshot {
+    let kept: Vec<_> = view.session.runs_of(name).map(|run| of_guest(&run.snapshot, view.guest)).collect();
+    fold(kept.iter().map(AsRef::as_ref), view.detail.dropped())
+}
+
+fn series(snapshot: &Snapshot, window_ns: u64, paint: Paint) -> String {
+    let mut sorted: Vec<&Series> = snapshot.series.iter().collect();
+    sorted.sort_by_cached_key(|s| {
+        let (probe, place, stage, name) = names::sort_key(&s.probe, &s.labels);
+        // Stages in their order; everything else by the time it took.
+        (probe, place, stage, Reverse(s.histogram.sum()), name)
+    });
+    let mut rows: Vec<Vec<Cell>> = Vec::new();
+    let mut probe = None;
+    let mut dashes = false;
+    for one in sorted {
+        if probe != Some(one.probe.as_str()) {
+            probe = Some(&one.probe);
+            let heads = ["n", "rate", "p50", "p90", "p99", "p99.9", "max", "mean"];
+            let first = Cell::new(Style::Strong, &one.probe);
+            rows.push([first].into_iter().chain(heads.map(|h| Cell::new(Style::Faint, h))).collect());
+        }
+        let mut row = vec![Cell::from(names::of(&one.labels))];
+        if let Some(reason) = one.observable.reason() {
+            row.push(Cell::new(Style::Faint, format!("not observable ({reason})")));
+            rows.push(row);
+            continue;
+        }
+        let Summary { n, p50_ns, p90_ns, p99_ns, p999_ns, max_ns, mean_ns, .. } = Summary::of(&one.histogram);
+        let times = [p50_ns, p90_ns, p99_ns, p999_ns, max_ns];
+        dashes |= times.contains(&None);
+        row.extend([Cell::from(n), format::rate(n, window_ns).into()]);
+        row.extend(times.map(|ns| Cell::from(format::time_or_dash(ns.map(to_f64)))));
+        row.push(format::time_or_dash(mean_ns).into());
+        rows.push(row);
+    }
+    let mut text = columns(paint, "  ", &rows);
+    if dashes {
+        text += "  - too few values: p50 needs 2, p90 needs 10, p99 needs 100, p99.9 needs 1000\n";
+    }
+    text
+}
+
+/// Counters of one place on one line.
+fn counters(counters: &[Counter]) -> String {
+    let mut places: BTreeMap<(&str, String), Vec<String>> = BTreeMap::new();
+    for Counter { probe, name, labels, value } in counters {
+        // Times are counted in ns and say so in their name.
+        let shown = match name.strip_suffix("_ns") {
+            Some(name) => format!("{name} {}", format::time(to_f64(*value))),
+            None => format!("{name} {value}"),
+        };
+        places.entry((probe, names::of(labels))).or_default().push(shown);
+    }
+    places
+        .into_iter()
+        .map(|((probe, place), shown)| format!("  {probe} {place}: {}\n", shown.join(", ")))
+        .collect()
+}
+
+/// What the probes could see; said once when it was the same in all runs.
+fn probes(runs: &[&Run]) -> String {
+    let mut said: Vec<String> = Vec::new();
+    for verdict in runs.iter().flat_map(|run| run.end.iter()).flat_map(|end| &end.verdicts) {
+        let reason = if verdict.reason.is_empty() { String::new() } else { format!(": {}", verdict.reason) };
+        let line = format!("  probe {} {}{reason}\n", verdict.probe, verdict.verdict.as_str());
+        if !said.contains(&line) {
+            said.push(line);
+        }
+    }
+    said.concat()
+}
+
+fn workloads(runs: &[&Run], paint: Paint) -> String {
+    let mut text = String::new();
+    for run in runs {
+        let Some(workload) = run.workload() else { continue };
+        let figures: Vec<String> =
+            workload.metrics.iter().map(|m| format!("{} {}", m.name, format::metric(m))).collect();
+        let figures = match figures.as_slice() {
+            [] => format!("took {}", format::time(to_f64(workload.wall_ns))),
+            some => some.join(", "),
+        };
+        text += &format!("  run {}: {}: {figures}\n", run.start.order, workload.command_line());
+        if let Some(note) = &workload.note {
+            text += &format!("    {note}\n");
+        }
+        if !workload.succeeded() {
+            let last = workload.stderr.lines().last().unwrap_or("no message");
+            let status = run.unfit().unwrap_or_default();
+            text += &format!("    {}\n", paint.text(Style::Bad, &format!("{status}: {last}")));
+        }
+    }
+    text
+}
+
+/// What a reader should know of the file.
+pub(super) fn notes(session: &Session, paint: Paint) -> String {
+    let line = |note: &String| format!("{} {note}\n", paint.text(Style::Warning, "note:"));
+    session.notes.iter().map(line).collect()
+}

@@ -1,0 +1,44 @@
+//! Figures out to Prometheus: the table of metrics, a snapshot turned into metric families, text, HTTP.
+//!
+//! Edge. Takes what a [`Source`] says and serves it; must not know that the figures come from BPF, nor change
+//! anything on the host. The way of a scrape: `http` -> `scrape` -> [`Source`] -> `families` -> `prometheus`.
+
+pub mod bounds;
+pub mod families;
+pub mod http;
+pub mod ledger;
+pub mod pages;
+pub mod prometheus;
+pub mod reference;
+pub mod registry;
+pub mod scrape;
+pub mod source;
+
+pub use scrape::Exporter;
+pub use source::{Hold, ProbeState, ProbeStatus, Source, SourceError, Status};
+
+/// The address that `vfprobe serve` listens on unless told otherwise: loopback, and a port outside 9100-9999, all
+/// of which Prometheus exporters have claimed.
+pub const DEFAULT_LISTEN: &str = "127.0.0.1:19817";
+
+/// What can stop the exporter.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address} ({cause}); choose another address and port with --listen")]
+    Listen {
+        /// The address.
+        address: String,
+        /// What the kernel said.
+        cause: std::io::Error,
+    },
+    /// The answer cannot be put together.
+    #[error("cannot write the metrics as text")]
+    Encode(#[from] ::prometheus::Error),
+    /// A page cannot be put together.
+    #[error("cannot write the page")]
+    Page(#[from] askama::Error),
+    /// The thread that reads the probes died.
+    #[error("reading the probes was cut short; restart vfprobe and report its log")]
+    Interrupted(#[from] tokio::task::JoinError),
+}

@@ -1,0 +1,81 @@
+//! docs/metrics.md, written from the registry.
+//!
+//! Pure; the test `metrics_doc` compares the file with this text and rewrites it on request.
+
+use super::{
+    bounds,
+    registry::{Kind, LABELS, METRICS, Metric, Origin},
+};
+
+const HEAD: &str = "\
+# Metrics
+
+Written from the table in `probe-user/src/export/registry.rs` by
+`VFPROBE_UPDATE=1 cargo test -p probe-user --test metrics_doc`; a test fails when the two differ.
+
+`vfprobe serve` answers at `/metrics`. Times are in seconds. A label without a value is left out. Counters and
+histograms start at 0 when `vfprobe serve` starts. Guests that are gone vanish from the next answer. What cannot be
+observed has no series at all and is named by `vfprobe_series_hidden_info`: absent never means 0.
+";
+
+const COUNTS: &str = "
+## How many series
+
+A histogram is one line per bound, and three more (`+Inf`, `_sum`, `_count`): 30. `vfprobe_irq_delivery_seconds` has
+one histogram per vector in use, stage and configuration; a VF has as many vectors as its guest's driver asks for,
+often one per queue and one more. `vfprobe_vm_exit_seconds` has one per vCPU, exit reason seen and configuration.
+`vfprobe serve --fold vcpu --fold slot` adds up all vCPUs of a guest, and all vectors of a VF, where that is too much.
+";
+
+const BOUNDS: &str = "
+## Bucket bounds
+
+The bounds are powers of two nanoseconds, written in seconds. Each one ends a bucket of the kernel's own histograms,
+and both count a value that lies on the bound as below it, so every cumulative count is exact. `_sum` is the exact sum
+and `_count` the exact number of values. Between two bounds a quantile is Prometheus' interpolation, up to a factor of
+two off; `vfprobe record` and `vfprobe show` have the finer buckets (3.2 %).
+
+| exponent | `le` |
+|---|---|
+";
+
+/// The whole of docs/metrics.md.
+#[must_use]
+pub fn markdown() -> String {
+    let mut text = HEAD.to_owned();
+    table(&mut text, "Interrupt delivery (`irq_delivery`)", |m| probe(m) == Some("irq_delivery"));
+    table(&mut text, "VM exits (`vm_exit`)", |m| probe(m) == Some("vm_exit"));
+    table(&mut text, "State and own cost", |m| probe(m).is_none());
+    text.push_str("\n## Labels\n\n| label | value |\n|---|---|\n");
+    for (label, meaning) in LABELS {
+        text.push_str(&format!("| `{label}` | {meaning} |\n"));
+    }
+    text.push_str(COUNTS);
+    text.push_str(BOUNDS);
+    for (exponent, ns) in (bounds::FIRST_EXPONENT..).zip(bounds::nanoseconds()) {
+        text.push_str(&format!("| {exponent} | {} |\n", bounds::seconds(ns)));
+    }
+    text
+}
+
+fn probe(metric: &Metric) -> Option<&'static str> {
+    match metric.origin {
+        Origin::Series(probe) | Origin::Counter(probe, _) | Origin::Level(probe, _) => Some(probe),
+        Origin::Exporter => None,
+    }
+}
+
+fn table(text: &mut String, title: &str, belongs: impl Fn(&Metric) -> bool) {
+    text.push_str(&format!("\n## {title}\n\n| metric | type | labels | meaning |\n|---|---|---|---|\n"));
+    for metric in METRICS.iter().filter(|metric| belongs(metric)) {
+        let Metric { name, kind, unit: _, labels, help, origin: _ } = metric;
+        let kind = match kind {
+            Kind::Histogram => "histogram",
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Info => "gauge, always 1",
+        };
+        let labels: Vec<String> = labels.iter().map(|label| format!("`{label}`")).collect();
+        text.push_str(&format!("| `{name}` | {kind} | {} | {help} |\n", labels.join(", ")));
+    }
+}

@@ -1,0 +1,96 @@
+//! One scrape: read the source, sort, encode. Scrapes that wait for each other share an answer.
+//!
+//! Reading maps and writing text block, so they run on a thread of their own, one at a time: however many clients
+//! ask, the probes' maps are read by one of them. Nothing is kept once the last answer is sent.
+
+use super::{
+    ExportError, Source, Status,
+    families::{self, Fold, Scrape},
+    prometheus,
+};
+use bytes::Bytes;
+use std::{
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+use tokio::{sync::Mutex, task::spawn_blocking};
+
+/// Answers scrapes from one source.
+pub struct Exporter {
+    source: Arc<dyn Source>,
+    fold: Fold,
+    /// Readings started so far.
+    started: AtomicU64,
+    /// Held while a reading is under way.
+    latest: Arc<Mutex<Latest>>,
+}
+
+/// The answer written last, for as long as someone is still sending it.
+#[derive(Default)]
+struct Latest {
+    /// Which reading it came from, counted from 1.
+    reading: u64,
+    text: Weak<String>,
+}
+
+/// A shared answer as the owner of a [`Bytes`].
+struct Shared(Arc<String>);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+impl Exporter {
+    /// An exporter of what `source` says, with some labels folded.
+    pub fn new(source: Arc<dyn Source>, fold: Fold) -> Self {
+        Self { source, fold, started: AtomicU64::new(0), latest: Arc::default() }
+    }
+
+    /// The text of a scrape. Every figure in it was read after this call began.
+    ///
+    /// # Errors
+    /// When the answer cannot be encoded or the reading thread died. A source that cannot be read is no error: the
+    /// answer then says `vfprobe_up 0`.
+    pub async fn metrics(&self) -> Result<Bytes, ExportError> {
+        let before = self.started.load(Ordering::SeqCst);
+        // The guard goes along to the reading thread: a client that hangs up must not let a second reading in.
+        let mut latest = Arc::clone(&self.latest).lock_owned().await;
+        if latest.reading > before
+            && let Some(text) = latest.text.upgrade()
+        {
+            return Ok(Bytes::from_owner(Shared(text)));
+        }
+        latest.reading = self.started.fetch_add(1, Ordering::SeqCst) + 1;
+        let source = Arc::clone(&self.source);
+        let fold = self.fold.clone();
+        let text = spawn_blocking(move || {
+            let text = Arc::new(text(source.as_ref(), &fold)?);
+            latest.text = Arc::downgrade(&text);
+            Ok::<_, ExportError>(text)
+        });
+        Ok(Bytes::from_owner(Shared(text.await??)))
+    }
+
+    /// How everything stands.
+    ///
+    /// # Errors
+    /// When the reading thread died.
+    pub async fn status(&self) -> Result<Status, ExportError> {
+        let source = Arc::clone(&self.source);
+        Ok(spawn_blocking(move || source.status()).await?)
+    }
+}
+
+fn text(source: &dyn Source, fold: &Fold) -> Result<String, ExportError> {
+    let start = Instant::now();
+    let snapshot = source.snapshot().inspect_err(|error| tracing::warn!(%error, "probes could not be read"));
+    let read_seconds = start.elapsed().as_secs_f64();
+    let status = source.status();
+    let scrape = Scrape { snapshot: snapshot.as_ref().ok(), status: &status, read_seconds };
+    Ok(prometheus::text(&families::families(&scrape, fold))?)
+}

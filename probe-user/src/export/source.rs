@@ -1,0 +1,97 @@
+//! What the exporter asks for: one look at the probes, and how they and the host stand.
+//!
+//! The exporter is built against this trait alone; the observer and the tests implement it.
+
+use crate::{model::topology::Topology, stats::Snapshot};
+use std::sync::Arc;
+
+/// Where figures come from. Called from a thread that may block, by one scrape at a time.
+pub trait Source: Send + Sync {
+    /// All distributions and counters as they stand now. Counts only grow while the source lives.
+    ///
+    /// # Errors
+    /// When nothing can be read; the scrape then says `vfprobe_up 0` and carries the status alone.
+    fn snapshot(&self) -> Result<Snapshot, SourceError>;
+
+    /// How the probes stand, which configuration is in force, and the guests' interrupts. Cheap: no scan of `/proc`.
+    fn status(&self) -> Status;
+}
+
+/// Why a snapshot could not be taken: one line that names the call, the cause and what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct SourceError(pub String);
+
+/// The state of everything that is not a distribution or a counter.
+#[derive(Clone, Debug, Default)]
+pub struct Status {
+    /// Name of the configuration in force: `baseline` until one is applied and verified.
+    pub config: String,
+    /// How the host stands beside what was applied; `None` when nothing was.
+    pub hold: Option<Hold>,
+    /// All probes that were asked for, in the registry's order.
+    pub probes: Vec<ProbeStatus>,
+    /// Guests, vCPUs, VFs and their interrupts as last read; `None` before the first reading.
+    pub topology: Option<Arc<Topology>>,
+}
+
+/// How far an applied configuration still holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hold {
+    /// Settings it has made.
+    pub settings: usize,
+    /// Of these, such that are no longer as asked.
+    pub drifted: usize,
+    /// Whether no change was cut short or is under way.
+    pub settled: bool,
+}
+
+/// Whether a probe runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProbeState {
+    /// Attached and counting.
+    Running,
+    /// This kernel lacks what it needs.
+    Unsupported,
+    /// Nothing on this host for it to look at.
+    NotApplicable,
+    /// It should run and does not.
+    Failed,
+}
+
+impl ProbeState {
+    /// The word used in labels and pages.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Unsupported => "unsupported",
+            Self::NotApplicable => "not_applicable",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// One probe's verdict and its own cost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProbeStatus {
+    /// The probe's name: `irq_delivery`.
+    pub name: String,
+    /// Whether it runs.
+    pub state: ProbeState,
+    /// The hook in use, or why it does not run; one short phrase.
+    pub reason: String,
+    /// Time its programs have run (ns); `None` unless the kernel keeps BPF statistics.
+    pub run_ns: Option<u64>,
+    /// How often its programs have run; `None` likewise.
+    pub runs: Option<u64>,
+}
+
+impl Status {
+    /// Whether figures flow: at least one probe runs, and none that should has failed.
+    #[must_use]
+    pub fn healthy(&self) -> bool {
+        let any = |state| self.probes.iter().any(|p| p.state == state);
+        any(ProbeState::Running) && !any(ProbeState::Failed)
+    }
+}

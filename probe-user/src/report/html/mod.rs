@@ -1,0 +1,68 @@
+//! The HTML report: one file, no network, readable by keyboard, in light, dark and on paper.
+//!
+//! The page is askama templates under `templates/report`; drawings are laid out here and are SVG inside the page.
+//! Beside every drawing stands a table with its figures.
+
+mod bars;
+mod chart;
+mod distribution;
+mod facts;
+mod pair;
+mod scale;
+mod table;
+
+use super::{assess::Assessment, format};
+use askama::Template;
+use pair::PairView;
+use table::Table;
+
+/// A page that could not be rendered: a template's own failure.
+#[derive(Debug, thiserror::Error)]
+#[error("the report cannot be rendered")]
+pub struct RenderError(#[from] askama::Error);
+
+#[derive(Template)]
+#[template(path = "report/page.html")]
+struct Page {
+    title: String,
+    subtitle: String,
+    tool: String,
+    pairs: Vec<PairView>,
+    facts: Table,
+    notes: Vec<String>,
+}
+
+/// The report on one or more comparisons of the same recording.
+///
+/// # Errors
+/// [`RenderError`].
+pub fn render(assessments: &[Assessment<'_>], notes: &[String]) -> Result<String, RenderError> {
+    let sessions = facts::sessions(assessments);
+    let title = match assessments {
+        [one] => format!("{}: {} against {}", one.headline.compared.verdict, one.after.name, one.before.name),
+        many => format!("{} configurations compared", many.len() + 1),
+    };
+    let subtitle: Vec<String> = sessions
+        .iter()
+        .map(|session| {
+            let host = session.host.hostname.as_deref().unwrap_or("host not known");
+            format!("{host}, {}", format::utc(session.header.created_unix_ms))
+        })
+        .collect();
+    let page = Page {
+        title,
+        subtitle: subtitle.join(" and "),
+        tool: sessions.first().map(|session| session.header.tool.clone()).unwrap_or_default(),
+        pairs: assessments
+            .iter()
+            .enumerate()
+            .map(|(n, one)| PairView::new(n, one))
+            .collect::<Result<_, _>>()?,
+        facts: facts::table(&sessions),
+        notes: notes.to_vec(),
+    };
+    Ok(page.render()?)
+}
+
+#[cfg(test)]
+mod tests;

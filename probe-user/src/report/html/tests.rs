@@ -1,0 +1,128 @@
+//! What must hold for every page: nothing from elsewhere, well formed, a table beside each drawing, names harmless.
+
+use super::render;
+use crate::{
+    report::assess::{Assessment, Named, assess, pairs_within},
+    session::{Session, decode, sample},
+    stats::compare::Detail,
+};
+
+fn assessed(session: &Session) -> Vec<Assessment<'_>> {
+    let pairs = pairs_within(Named { file: "f", session }, None, None).unwrap();
+    pairs.into_iter().map(|pair| assess(pair, Detail::Folded, None)).collect()
+}
+
+fn page(session: &Session) -> String {
+    render(&assessed(session), &["a note".to_owned()]).unwrap()
+}
+
+fn session(repeats: u32, others: &[(&str, f64)]) -> Session {
+    decode(sample::lines(repeats, others).as_bytes()).unwrap()
+}
+
+/// Sessions whose pages differ in what they can show.
+fn kinds() -> Vec<Session> {
+    let mut hidden = session(3, &[("own", 0.3)]);
+    for run in &mut hidden.runs {
+        run.snapshot.series.clear();
+        run.end.as_mut().unwrap().workload = None;
+    }
+    let better = session(3, &[("own", 0.3)]);
+    vec![better, session(5, &[("own", 1.0), ("near", 3.0)]), session(1, &[("own", 0.3)]), hidden]
+}
+
+/// Walks through all tags; panics where they do not nest.
+fn check_nesting(page: &str) {
+    const EMPTY: [&str; 3] = ["meta", "!doctype", "br"];
+    let mut open: Vec<&str> = Vec::new();
+    let mut rest = page;
+    while let Some(at) = rest.find('<') {
+        let tag = &rest[at + 1..at + rest[at..].find('>').unwrap()];
+        rest = &rest[at + tag.len() + 2..];
+        let name = tag.trim_start_matches('/').split([' ', '\n', '/']).next().unwrap();
+        if tag.starts_with('/') {
+            assert_eq!(open.pop(), Some(name), "near {}", &rest[..rest.len().min(80)]);
+        } else if !tag.ends_with('/') && !EMPTY.contains(&name) {
+            open.push(name);
+        }
+        if name == "style" && !tag.starts_with('/') {
+            rest = &rest[rest.find("</style>").unwrap()..];
+        }
+    }
+    assert_eq!(open, Vec::<&str>::new());
+}
+
+#[test]
+fn pages_are_well_formed_and_load_nothing() {
+    for session in kinds() {
+        let page = page(&session);
+        check_nesting(&page);
+        let without_namespace = page.replace("xmlns=\"http://www.w3.org/2000/svg\"", "");
+        for outside in ["http:", "https:", "//", "src=", "@import", "url(", "<script", "<link", "<img"] {
+            // Comments of style sheets and doctypes aside, none of these has a place in the page.
+            assert!(!without_namespace.contains(outside), "{outside}");
+        }
+        assert!(page.contains("default-src 'none'"));
+        assert!(!page.contains("NaN") && !page.contains("inf"), "a place that is no number");
+    }
+}
+
+#[test]
+fn ids_are_unique_and_references_hit() {
+    for session in kinds() {
+        let page = page(&session);
+        let values = |attribute: &str| -> Vec<String> {
+            let start = format!("{attribute}=\"");
+            let found = page.split(&start).skip(1);
+            found.flat_map(|s| s.split('"').next().unwrap().split(' ')).map(str::to_owned).collect()
+        };
+        let mut ids = values(" id");
+        let count = ids.len();
+        ids.sort();
+        ids.dedup();
+        assert_eq!(ids.len(), count, "an id is used twice");
+        for used in values("aria-labelledby") {
+            assert!(ids.contains(&used), "{used}");
+        }
+    }
+}
+
+#[test]
+fn every_drawing_of_figures_has_its_table() {
+    let page = page(&session(3, &[("own", 0.3)]));
+    let figures: Vec<&str> = page.split("<section class=\"figure\"").skip(1).collect();
+    assert_eq!(figures.len(), 5);
+    for figure in figures {
+        let section = figure.split("</section>").next().unwrap();
+        assert!(section.contains("<svg") && section.contains("<table>"), "{}", &section[..80]);
+        assert!(section.contains("<title id=") && section.contains("<desc id="));
+    }
+    for said in
+        ["What was changed", "irq 40 (0000:01:10.0 slot 0): affinity 0 -&#62; 1", "isolcpus=1", "a note"]
+    {
+        assert!(page.contains(said), "{said}");
+    }
+}
+
+#[test]
+fn names_from_a_file_cannot_become_markup() {
+    let mut hostile = session(3, &[("<script>alert(1)</script>", 0.3)]);
+    hostile.host.hostname = Some("\"><img src=x>".to_owned());
+    for run in &mut hostile.runs {
+        for series in &mut run.snapshot.series {
+            series.labels.insert("guest".to_owned(), "<b>\"vm'</b>".to_owned());
+        }
+    }
+    let page = page(&hostile);
+    check_nesting(&page);
+    for markup in ["<script", "<img", "<b>"] {
+        assert!(!page.contains(markup), "{markup}");
+    }
+}
+
+#[test]
+fn what_could_not_be_seen_is_said() {
+    let page = page(&kinds().pop().unwrap());
+    assert!(page.contains("not enough data"));
+    assert!(!page.contains("class=\"figure\" aria"), "no drawing of nothing");
+}

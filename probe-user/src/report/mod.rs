@@ -1,0 +1,10 @@
+//! Sessions as people and programs read them: figures in words, comparisons, JSON documents, the HTML report.
+//!
+//! Values in, text out; files are written by the callers. Knows neither probes nor where sessions come from.
+
+pub mod assess;
+pub mod format;
+pub mod html;
+pub mod json;
+pub mod names;
+pub mod sentence;

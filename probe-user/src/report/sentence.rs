@@ -1,0 +1,110 @@
+//! The verdict in one line.
+
+use super::{assess::Assessment, format};
+use crate::stats::compare::{Compared, Estimate, Verdict};
+
+/// `better: irq_delivery p99 of vm1: 8.31 ms (baseline) -> 2.21 ms (own), ratio 0.266, 90 % interval 0.21 to 0.34, 3 and 3 runs`.
+#[must_use]
+pub fn verdict(assessment: &Assessment<'_>) -> String {
+    let Assessment { before, after, headline, .. } = assessment;
+    let Compared { before: b, after: a, estimate, verdict, reason } = &headline.compared;
+    let subject = headline.subject();
+    let Some(estimate) = estimate else {
+        let reason = reason.as_deref().unwrap_or("no figures");
+        return format!("{verdict}: {subject}, {} against {}: {reason}", before.name, after.name);
+    };
+    let mut text = format!(
+        "{verdict}: {subject}: {} ({}) -> {} ({}), {}, {} and {} runs",
+        format::time_or_dash(b.value),
+        before.name,
+        format::time_or_dash(a.value),
+        after.name,
+        ratio(estimate),
+        b.runs,
+        a.runs
+    );
+    if let Some(visible) = headline.compared.smallest_visible().filter(|_| *verdict == Verdict::NoDifference)
+    {
+        text += &format!("; a change by {} would have been seen", format::percent(visible));
+    }
+    text
+}
+
+/// `ratio 0.266, 90 % interval 0.21 to 0.34`.
+#[must_use]
+pub fn ratio(estimate: &Estimate) -> String {
+    let Estimate { ratio, low, high, level } = *estimate;
+    format!(
+        "ratio {}, {:.0} % interval {} to {}",
+        format::ratio(ratio),
+        level * 100.0,
+        format::ratio(low),
+        format::ratio(high)
+    )
+}
+
+/// What qualifies a verdict, one line each: the headline's remarks, runs left out, and notes on the files.
+#[must_use]
+pub fn remarks(assessment: &Assessment<'_>) -> Vec<String> {
+    let Assessment { before, after, headline, .. } = assessment;
+    let mut lines = headline.remarks.clone();
+    for unfit in before.unfit.iter().chain(&after.unfit) {
+        lines.push(format!("left out: {unfit}"));
+    }
+    for run in before.runs.iter().chain(&after.runs) {
+        for remark in run.end.iter().flat_map(|end| &end.remarks) {
+            lines.push(format!("run {} ({}): {remark}", run.start.order, run.config()));
+        }
+    }
+    let boots = [before, after].map(|group| group.session.host.boot_id.as_deref());
+    if let [Some(one), Some(other)] = boots
+        && one != other
+    {
+        lines.push("recorded in different boots of the host, or on different hosts".to_owned());
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        report::assess::{Named, assess, pairs_within},
+        session::{Session, decode, sample},
+        stats::compare::Detail,
+    };
+
+    fn sentence(session: &Session) -> String {
+        let pairs = pairs_within(Named { file: "f", session }, None, None).unwrap();
+        verdict(&assess(pairs[0].clone(), Detail::Folded, None))
+    }
+
+    #[test]
+    fn verdicts_are_one_line() {
+        for (repeats, factor, parts) in [
+            (
+                3,
+                0.3,
+                &[
+                    "better: irq_delivery p99 of vm1: ",
+                    " (baseline) -> ",
+                    " (own), ratio 0.",
+                    "90 % interval",
+                    "3 and 3 runs",
+                ][..],
+            ),
+            (5, 1.0, &["no difference: ", "95 % interval", "; a change by ", " would have been seen"]),
+            (4, 3.0, &["worse: ", "95 % interval"]),
+            (
+                2,
+                0.3,
+                &["not enough data: irq_delivery p99 of vm1, baseline against own: 3 runs a side are needed"],
+            ),
+        ] {
+            let session = decode(sample::lines(repeats, &[("own", factor)]).as_bytes()).unwrap();
+            let text = sentence(&session);
+            assert!(parts.iter().all(|part| text.contains(part)), "{text}");
+            assert!(!text.contains('\n'));
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! Recording rules and alerts.
+
+use crate::{
+    dashboards,
+    promql::{Recorded, check},
+};
+use std::{collections::BTreeSet, fs};
+
+/// One rule as its file has it.
+struct Rule {
+    kind: &'static str,
+    name: String,
+    expression: String,
+    /// Label names between `{{ $labels.` and `}}` in its annotations.
+    shown: Vec<String>,
+}
+
+/// Reads the rules of a file. YAML as it is written here: `- record:` or `- alert:`, then `expr:` on one line or as
+/// a folded block.
+fn read(file: &str) -> Vec<Rule> {
+    let text = fs::read_to_string(dashboards(file)).unwrap();
+    let mut rules: Vec<Rule> = Vec::new();
+    let mut lines = text.lines().peekable();
+    while let Some(line) = lines.next() {
+        let trimmed = line.trim_start();
+        for (start, kind) in [("- record: ", "record"), ("- alert: ", "alert")] {
+            if let Some(name) = trimmed.strip_prefix(start) {
+                rules.push(Rule { kind, name: name.to_owned(), expression: String::new(), shown: vec![] });
+            }
+        }
+        let Some(rule) = rules.last_mut() else { continue };
+        if let Some(expression) = trimmed.strip_prefix("expr: ") {
+            assert_eq!(rule.expression, "", "{}: two expressions", rule.name);
+            rule.expression = expression.to_owned();
+            if expression == ">-" {
+                let indent = line.len() - trimmed.len();
+                let inside = |l: &&str| l.len() - l.trim_start().len() > indent;
+                let mut block = Vec::new();
+                while let Some(line) = lines.next_if(inside) {
+                    block.push(line.trim());
+                }
+                rule.expression = block.join(" ");
+            }
+        }
+        let labels = trimmed.split("$labels.").skip(1);
+        rule.shown.extend(
+            labels
+                .filter_map(|l| l.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').next())
+                .map(str::to_owned),
+        );
+    }
+    assert!(!rules.is_empty(), "{file} has no rules");
+    rules
+}
+
+/// Names of the recording rules, with the labels their results have.
+pub(crate) fn recorded() -> Recorded {
+    let mut all = Recorded::new();
+    for rule in read("prometheus/vfprobe.rules.yml") {
+        assert_eq!(rule.kind, "record");
+        let checked = check(&rule.expression, &all).unwrap_or_else(|e| panic!("{}: {e}", rule.name));
+        // A quantile of recorded buckets keeps their labels, except the bound.
+        let labels = checked.grouped_by.unwrap_or_else(|| {
+            let mut labels = checked.labels;
+            assert!(rule.expression.starts_with("histogram_quantile("), "{}: labels unknown", rule.name);
+            labels.remove("le");
+            labels
+        });
+        assert!(all.insert(rule.name.clone(), labels).is_none(), "{} twice", rule.name);
+    }
+    all
+}
+
+#[test]
+fn recording_rules_are_named_by_level_metric_and_operation() {
+    for (name, labels) in recorded() {
+        let parts: Vec<&str> = name.split(':').collect();
+        let [level, metric, _] = parts[..] else { panic!("{name}: not level:metric:operation") };
+        let of_the_scrape: BTreeSet<&str> = ["instance", "job", "le"].into();
+        let kept: BTreeSet<&str> =
+            labels.iter().map(String::as_str).filter(|l| !of_the_scrape.contains(l)).collect();
+        assert_eq!(level.split('_').collect::<BTreeSet<_>>(), kept, "{name}");
+        assert!(metric.starts_with("vfprobe_"), "{name}");
+    }
+}
+
+#[test]
+fn alerts_ask_for_what_exists_and_say_what_to_do() {
+    let recorded = recorded();
+    let mut seen = BTreeSet::new();
+    for rule in read("prometheus/vfprobe.alerts.yml") {
+        let Rule { kind, name, expression, shown } = rule;
+        assert_eq!(kind, "alert");
+        assert!(name.starts_with("Vfprobe") && seen.insert(name.clone()), "{name}");
+        let checked = check(&expression, &recorded).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let labels = checked.grouped_by.unwrap_or(checked.labels);
+        assert!(!shown.is_empty(), "{name}: says nothing");
+        for label in shown {
+            assert!(labels.contains(&label), "{name} shows {label}, which its result has not");
+        }
+    }
+}

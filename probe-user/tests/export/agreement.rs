@@ -1,0 +1,164 @@
+//! The probes and the table of metrics agree: whatever a probe can say has a metric, and no metric waits for a figure
+//! that no probe has.
+
+use crate::made_up;
+use probe_ebpf::{
+    control::Table,
+    hist::Hist,
+    probes::{
+        irq_delivery::{Delivery, Slot, VcpuIrq},
+        vm_exit::{DIRECT_CODES, ExitSeries, USER_REASONS, VcpuExit},
+    },
+    vcpu::{SWITCHES_KEPT, Vcpu},
+};
+use probe_user::{
+    export::{
+        families::{Fold, Scrape, families},
+        ledger::Ledger,
+        registry::{METRICS, Origin},
+    },
+    probes::{MapReader, Missing, Names, PROBES, ProbeReport, ReadError, Verdict},
+    stats::Snapshot,
+};
+use std::collections::BTreeSet;
+
+/// Maps with one entry each, of the guest that `made_up` describes.
+struct Maps;
+
+impl MapReader for Maps {
+    fn hist(&self, _: &'static str, _: u32) -> Result<Hist, ReadError> {
+        let mut hist = Hist::EMPTY;
+        hist.record(1000);
+        Ok(hist)
+    }
+
+    fn slot(&self, _: u32) -> Result<Slot, ReadError> {
+        Ok(Slot {
+            vf: 0x180,
+            slot: 1,
+            irq: 33,
+            owner: 100,
+            raised: 9,
+            slow: 1,
+            userspace: 1,
+            last_vcpu_id: 0,
+            last_tid: 101,
+            last_series: 0,
+            last_cpu: 2,
+        })
+    }
+
+    fn delivery(&self, _: u32) -> Result<Delivery, ReadError> {
+        Ok(Delivery {
+            slot: 0,
+            tid: 101,
+            tgid: 100,
+            vcpu_id: 0,
+            vector: 42,
+            pending: 1,
+            raise_ns: 1,
+            accept_ns: 2,
+            asleep: 0,
+            service_ns: 0,
+            accepted: 7,
+            delivered: 4,
+            coalesced: 1,
+            recovered: 0,
+            late_raise_ns: 0,
+            late_accept_ns: 0,
+            late_asleep: 0,
+            late: 0,
+            same_cpu: 3,
+            cross_cpu: 4,
+            apicv: 0,
+        })
+    }
+
+    fn exit(&self, _: u32) -> Result<ExitSeries, ReadError> {
+        Ok(ExitSeries { tgid: 100, tid: 101, vcpu_id: 0, isa: 1, code: 12 })
+    }
+
+    fn vcpus(&self) -> Result<Vec<(u32, Vcpu)>, ReadError> {
+        let exit = VcpuExit {
+            exit_ns: 0,
+            code: 0,
+            isa: 1,
+            entry_ns: 0,
+            guest_ns: 5,
+            polled: 1,
+            polled_ns: 2,
+            waited: 3,
+            waited_ns: 4,
+            user: [1; USER_REASONS],
+            series: [0; DIRECT_CODES],
+        };
+        let irq = VcpuIrq { injected: 0, pad: 0, raise_ns: 0, accept_ns: 0, asleep: 0, vectors: [0; 256] };
+        let switched_ns = [0; SWITCHES_KEPT];
+        Ok(vec![(
+            101,
+            Vcpu { tgid: 100, vcpu_id: 0, running: 1, cpu: 2, switches: 0, switched_ns, exit, irq },
+        )])
+    }
+
+    fn used(&self, _: Table) -> Result<u32, ReadError> {
+        Ok(1)
+    }
+}
+
+/// What all probes say when the hooks behind the named figures are missing.
+fn collect(loses: &[&str]) -> Snapshot {
+    let missing = |loses: &&str| Missing {
+        event: "kvm/something".to_owned(),
+        loses: (*loses).to_owned(),
+        reason: "no such event".to_owned(),
+    };
+    let verdict = Verdict::Ready { missing: loses.iter().map(missing).collect() };
+    let topology = made_up::status().topology.unwrap();
+    let mut snapshot = Snapshot::default();
+    for probe in PROBES {
+        let report = ProbeReport { probe: probe.name.to_owned(), verdict: verdict.clone(), attached: vec![] };
+        (probe.collect)(&Maps, &Names::new(&topology), &report, &mut snapshot).unwrap();
+    }
+    snapshot
+}
+
+/// Names of the families of a scrape; no figure may be without one.
+fn names(snapshot: Snapshot) -> BTreeSet<&'static str> {
+    let status = made_up::status();
+    let snapshot = Ledger::new("baseline").label(snapshot);
+    let all =
+        families(&Scrape { snapshot: Some(&snapshot), status: &status, read_seconds: 0.0 }, &Fold::default());
+    for family in &all {
+        if family.metric.name == "vfprobe_unregistered_series" {
+            let values: Vec<String> = family.samples.values().map(|sample| format!("{sample:?}")).collect();
+            assert_eq!(values, ["Value(0.0)"], "a probe says something that has no metric");
+        }
+    }
+    all.iter().map(|family| family.metric.name).collect()
+}
+
+#[test]
+fn every_figure_has_a_metric_and_every_metric_a_figure() {
+    let mut exported = names(collect(&[]));
+    // Figures that stand in for others.
+    exported.extend(names(collect(&["slow_path"])));
+    for metric in METRICS.iter().filter(|metric| metric.origin != Origin::Exporter) {
+        assert!(exported.contains(metric.name), "no probe says {}", metric.name);
+    }
+}
+
+#[test]
+fn figures_without_their_hook_are_hidden() {
+    let exported = names(collect(&["delivery", "halt_poll", "user_exit", "apicv"]));
+    for hidden in [
+        "vfprobe_irq_delivery_delivered_total",
+        "vfprobe_irq_delivery_unmatched",
+        "vfprobe_irq_delivery_apicv_total",
+        "vfprobe_halt_polled_total",
+        "vfprobe_vm_exit_userspace_total",
+    ] {
+        assert!(!exported.contains(hidden), "{hidden} without its hook");
+    }
+    assert!(exported.contains("vfprobe_series_hidden_info"));
+    assert!(exported.contains("vfprobe_irq_delivery_seconds"), "dispatch is still seen");
+}

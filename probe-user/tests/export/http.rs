@@ -1,0 +1,242 @@
+//! The server against real sockets: scrapes side by side, slow and hostile clients, a clean stop.
+//!
+//! Nothing here measures time; deadlines only end a test that would hang.
+
+use crate::{exposition::parse, made_up::MadeUp};
+use probe_user::export::{
+    Exporter, Source, Status,
+    families::Fold,
+    http::{Limits, listen, serve},
+};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::oneshot,
+    task::JoinHandle,
+    time::timeout,
+};
+
+/// Far beyond what any of this takes.
+const HANG: Duration = Duration::from_secs(30);
+/// Limits that no test runs into unless it means to.
+const GENEROUS: Limits = Limits { connections: 64, head: HANG, total: HANG, drain: HANG };
+
+struct Server {
+    address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinHandle<()>,
+}
+
+impl Server {
+    async fn start(source: Arc<dyn Source>, limits: Limits) -> Self {
+        let listener = listen("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let exporter = Arc::new(Exporter::new(source, Fold::default()));
+        let stopped = async { drop(stopped.await) };
+        let task = tokio::spawn(serve(listener, exporter, limits, stopped));
+        Self { address, stop: Some(stop), task }
+    }
+
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+
+    /// Sends bytes and reads until the server closes. A reset also ends it: that is how a refused client is cut.
+    async fn exchange(&self, request: &[u8]) -> String {
+        let mut stream = self.connect().await;
+        let _ = stream.write_all(request).await;
+        read_to_close(&mut stream).await
+    }
+
+    async fn get(&self, path: &str) -> String {
+        self.exchange(format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n").as_bytes()).await
+    }
+
+    async fn stop(mut self) {
+        drop(self.stop.take());
+        timeout(HANG, self.task).await.expect("the server stops").unwrap();
+    }
+}
+
+async fn read_to_close(stream: &mut TcpStream) -> String {
+    let mut answer = Vec::new();
+    let _ = timeout(HANG, stream.read_to_end(&mut answer)).await.expect("the server closes");
+    String::from_utf8(answer).unwrap()
+}
+
+fn status_line(answer: &str) -> &str {
+    answer.lines().next().unwrap_or_default()
+}
+
+fn body(answer: &str) -> &str {
+    answer.split_once("\r\n\r\n").map_or("", |(_, body)| body)
+}
+
+#[tokio::test]
+async fn pages() {
+    let server = Server::start(MadeUp::usual(), GENEROUS).await;
+    for (path, line, holds) in [
+        ("/metrics", "HTTP/1.1 200 OK", "content-type: text/plain; version=0.0.4; charset=utf-8"),
+        ("/metrics?x=1", "HTTP/1.1 200 OK", "vfprobe_up 1\n"),
+        ("/healthz", "HTTP/1.1 200 OK", "irq_delivery running raw tracepoints\n"),
+        ("/", "HTTP/1.1 200 OK", "kvm is not &#60;loaded&#62;"),
+        ("/nothing", "HTTP/1.1 404 Not Found", "/metrics"),
+        ("//metrics", "HTTP/1.1 404 Not Found", ""),
+        ("/../metrics", "HTTP/1.1 404 Not Found", ""),
+    ] {
+        let answer = server.get(path).await;
+        assert_eq!(status_line(&answer), line, "{path}");
+        assert!(answer.contains(holds), "{path}: {answer}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn health_says_when_no_probe_runs() {
+    let server = Server::start(MadeUp::new(Err("no".to_owned()), Status::default()), GENEROUS).await;
+    assert_eq!(status_line(&server.get("/healthz").await), "HTTP/1.1 503 Service Unavailable");
+    let metrics = server.get("/metrics").await;
+    assert_eq!(status_line(&metrics), "HTTP/1.1 200 OK");
+    assert_eq!(parse(body(&metrics)).unwrap().value("vfprobe_up", &[]), Some(0.0));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn malformed_requests_are_refused_and_change_nothing() {
+    let server = Server::start(MadeUp::usual(), GENEROUS).await;
+    let long = format!("GET /metrics HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(200_000));
+    let many = format!("GET /metrics HTTP/1.1\r\n{}\r\n", "X: 1\r\n".repeat(1000));
+    for (request, code) in [
+        ("POST /metrics HTTP/1.1\r\nHost: t\r\nContent-Length: 3\r\n\r\nabc", "405"),
+        ("DELETE / HTTP/1.1\r\nHost: t\r\n\r\n", "405"),
+        ("nonsense\r\n\r\n", "400"),
+        ("GET /metrics HTTP/9.9\r\n\r\n", "400"),
+        ("GET /metrics HTTP/1.1\r\nbad header\r\n\r\n", "400"),
+        ("\0\u{1}\u{2}\r\n\r\n", "400"),
+        (&long, "431"),
+        (&many, "431"),
+    ] {
+        let answer = server.exchange(request.as_bytes()).await;
+        let code_of_answer = status_line(&answer).split(' ').nth(1).unwrap_or("cut");
+        // A client that is refused while it still sends may see the reset before the answer.
+        let cut_is_fine = request.len() > 100_000 && code_of_answer == "cut";
+        assert!(code_of_answer == code || cut_is_fine, "{:?}: {answer}", &request[..20.min(request.len())]);
+    }
+    let head = server.exchange(b"HEAD /metrics HTTP/1.1\r\nHost: t\r\n\r\n").await;
+    assert_eq!((status_line(&head), body(&head)), ("HTTP/1.1 200 OK", ""));
+    assert_eq!(status_line(&server.get("/metrics").await), "HTTP/1.1 200 OK");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn scrapes_that_wait_share_one_reading() {
+    let source = MadeUp::usual();
+    let server = Arc::new(Server::start(source.clone(), GENEROUS).await);
+    source.gate.set(false);
+    let scrapes: Vec<_> = (0..20)
+        .map(|_| {
+            let server = Arc::clone(&server);
+            tokio::spawn(async move { server.get("/metrics").await })
+        })
+        .collect();
+    let reading = async {
+        while source.readings.load(Ordering::SeqCst) == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(HANG, reading).await.expect("a scrape reads");
+    source.gate.set(true);
+    for scrape in scrapes {
+        let answer = scrape.await.unwrap();
+        assert_eq!(status_line(&answer), "HTTP/1.1 200 OK");
+        parse(body(&answer)).unwrap();
+    }
+    let readings = source.readings.load(Ordering::SeqCst);
+    assert!((1..=20).contains(&readings), "{readings}");
+    Arc::into_inner(server).expect("all scrapes are done").stop().await;
+}
+
+#[tokio::test]
+async fn slow_clients_keep_nobody_out() {
+    let limits = Limits { connections: 4, ..GENEROUS };
+    let server = Server::start(MadeUp::usual(), limits).await;
+    // Twice as many idle and half-said requests as there are places; none of them ever ends by itself.
+    let mut slow = Vec::new();
+    for i in 0..8 {
+        let mut stream = server.connect().await;
+        if i % 2 == 0 {
+            stream.write_all(b"GET /metrics HTT").await.unwrap();
+        }
+        slow.push(stream);
+        assert_eq!(status_line(&server.get("/metrics").await), "HTTP/1.1 200 OK", "beside {} slow", i + 1);
+    }
+    assert_eq!(read_to_close(&mut slow[0]).await, "", "the oldest had to give way");
+    drop(slow);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_is_cut() {
+    // An answer larger than what the sockets' buffers take.
+    let mut snapshot = crate::made_up::snapshot();
+    let template = snapshot.series[0].clone();
+    for slot in 0..4000 {
+        let mut more = template.clone();
+        more.labels.insert("slot".to_owned(), slot.to_string());
+        snapshot.series.push(more);
+    }
+    let source = MadeUp::new(Ok(snapshot), crate::made_up::status());
+    let limits = Limits { total: Duration::from_millis(1500), ..GENEROUS };
+    let server = Server::start(source, limits).await;
+    let mut stream = server.connect().await;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: t\r\n\r\n").await.unwrap();
+    // The server's side ends without this client having read a byte: nothing is left to drain.
+    let cut = async {
+        loop {
+            if stream.write_all(b"x").await.is_err() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(HANG, cut).await.expect("the connection is cut");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn an_unfinished_head_is_cut() {
+    let limits = Limits { head: Duration::from_millis(50), ..GENEROUS };
+    let server = Server::start(MadeUp::usual(), limits).await;
+    let mut stream = server.connect().await;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\n").await.unwrap();
+    let answer = read_to_close(&mut stream).await;
+    assert!(!answer.contains("200 OK"), "{answer}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn answers_under_way_finish_when_the_server_stops() {
+    let source = MadeUp::usual();
+    let mut server = Server::start(source.clone(), GENEROUS).await;
+    source.gate.set(false);
+    let mut stream = server.connect().await;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: t\r\n\r\n").await.unwrap();
+    let reading = async {
+        while source.readings.load(Ordering::SeqCst) == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(HANG, reading).await.expect("the scrape reads");
+    drop(server.stop.take());
+    let refused = async { while TcpStream::connect(server.address).await.is_ok() {} };
+    timeout(HANG, refused).await.expect("no new client gets in");
+    source.gate.set(true);
+    assert!(read_to_close(&mut stream).await.contains("vfprobe_up 1\n"));
+    timeout(HANG, server.task).await.expect("the server stops").unwrap();
+}

@@ -1,0 +1,8 @@
+//! The exporter over HTTP, from a source made up here: what a scrape holds, and what bad clients cannot do.
+#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+mod agreement;
+mod exposition;
+mod http;
+mod made_up;
+mod text;

@@ -1,0 +1,119 @@
+//! `cargo xtask demo`: the experiment vfprobe is for, end to end, on any machine: a verdict on direct interrupt
+//! routing, measured in the lab by the product itself. This file builds, boots, and shows; what happens inside is
+//! tests/lab/support/demo.sh.
+
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::lab::{Kernel, Lab, Options};
+use crate::progress::Progress;
+use crate::workspace::Workspace;
+
+/// Three times what it takes on two cores.
+const LIMIT: Duration = Duration::from_secs(900);
+/// What the demo leaves behind, below `out/demo`, and what to say about it.
+const RESULTS: [(&str, &str); 5] = [
+    ("verdict.txt", "the verdict as text"),
+    ("report.html", "the report: open it in a browser"),
+    ("session.vfprobe", "the session: `vfprobe show` and `vfprobe compare` read it"),
+    ("topology.txt", "the host as vfprobe saw it"),
+    ("rollback.txt", "settings before and after"),
+];
+
+/// Arguments of `cargo xtask demo`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Kernel of the emulated host: 6.1, 6.12, or a Debian suite
+    #[arg(long, default_value = "6.12")]
+    kernel: Kernel,
+}
+
+/// Runs the command.
+pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
+    let start = Instant::now();
+    let lab = Lab::new(workspace);
+    // Held until the end: nobody may replace the images of a running lab.
+    let _lock = lab.images.ready(std::slice::from_ref(&args.kernel), false)?;
+    let share = lab.stage(false)?;
+    let out = workspace.root.join("out/demo");
+    if out.is_dir() {
+        fs::remove_dir_all(&out).with_context(|| format!("cannot empty {}", out.display()))?;
+    }
+    let options = Options { share: Some(share), out: Some(out.clone()), ..Options::default() };
+    let script = workspace.root.join("tests/lab/support/demo.sh");
+    let mut steps = Steps::new("booting an emulated host with an SR-IOV card");
+    let ended = lab.run(&args.kernel, &script, LIMIT, &options, &mut |line| steps.line(line));
+    steps.end(matches!(ended, Ok(0)));
+    match ended? {
+        0 => {}
+        status => {
+            bail!("the demo ended with status {status}; what it wrote is above and in {}", out.display())
+        }
+    }
+    println!("\nDone in {:.0} s. Left in {}:", start.elapsed().as_secs_f64(), out.display());
+    println!("{}", results(&out)?);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The files that were left, each with its size; one that is missing is an error.
+fn results(out: &Path) -> Result<String> {
+    let mut lines = Vec::new();
+    for (name, what) in RESULTS {
+        let file = out.join(name);
+        let size = fs::metadata(&file).with_context(|| format!("the demo left no {}", file.display()))?.len();
+        lines.push(format!("  {name:<16} {:>6}  {what}", size_text(size)));
+    }
+    Ok(lines.join("\n"))
+}
+
+fn size_text(bytes: u64) -> String {
+    if bytes < 1024 { format!("{bytes} B") } else { format!("{} KiB", bytes.div_ceil(1024)) }
+}
+
+/// The script's `STEP` lines as progress, all others as they are.
+struct Steps {
+    progress: Option<Progress>,
+}
+
+impl Steps {
+    fn new(first: &str) -> Self {
+        Self { progress: Some(Progress::start(first)) }
+    }
+
+    fn line(&mut self, line: &str) {
+        if let Some(title) = line.strip_prefix("STEP ") {
+            self.end(true);
+            self.progress = Some(Progress::start(title));
+        } else if let Some(progress) = &self.progress {
+            progress.print(line);
+        }
+    }
+
+    fn end(&mut self, fine: bool) {
+        if let Some(progress) = self.progress.take() {
+            progress.end(if fine { "done" } else { "FAILED" });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_result_is_named_and_a_missing_one_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = results(dir.path()).unwrap_err().to_string();
+        assert!(error.starts_with("the demo left no ") && error.ends_with("verdict.txt"), "{error}");
+        for (name, _) in RESULTS {
+            fs::write(dir.path().join(name), "x".repeat(1025)).unwrap();
+        }
+        let text = results(dir.path()).unwrap();
+        assert_eq!(text.lines().count(), RESULTS.len());
+        assert!(text.starts_with("  verdict.txt       2 KiB  the verdict"), "{text}");
+    }
+}

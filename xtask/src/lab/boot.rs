@@ -1,0 +1,208 @@
+//! One boot of the emulated host: starts QEMU, passes the task's output on, keeps the deadline, and finds out how it
+//! ended. Knows neither what the task is nor where images come from.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::images::Images;
+use super::qemu::Machine;
+use crate::process::send_lines;
+
+/// How often the kernel's console is looked at while the task is silent.
+const TICK: Duration = Duration::from_millis(200);
+/// Console lines shown when the host does not end by itself.
+const LAST_LINES: usize = 20;
+/// A host that has not started its task by then never will: a boot takes 10 to 30 s.
+const BOOT_LIMIT: Duration = Duration::from_secs(120);
+const BOOT_ATTEMPTS: u32 = 3;
+/// How long the machine may take to switch itself off when its task has ended and its files are out.
+const POWER_OFF_LIMIT: Duration = Duration::from_secs(15);
+
+/// Boots `machine` and runs its task to the end, each line of its output given to `line`. Returns the task's exit
+/// status; a host that dies or passes `limit` is an error with the last lines of its console.
+pub(crate) fn run(
+    images: &Images,
+    machine: &Machine,
+    limit: Duration,
+    line: &mut dyn FnMut(&str),
+) -> Result<u8> {
+    for attempt in 1.. {
+        match boot(images, machine, limit, line)? {
+            End::Exited => break,
+            // On a busy machine Linux' checks of its timers can fail in emulation: it panics, or waits for a tick
+            // that never comes. No task has started then, so another boot hides nothing of what is tested.
+            End::NeverUp if attempt < BOOT_ATTEMPTS => {
+                eprintln!("lab: the host did not start; booting again. It said at last:");
+                eprintln!("{}", last_lines(&machine.console));
+            }
+            End::NeverUp => bail!(
+                "the lab's host did not start, {BOOT_ATTEMPTS} times; last lines of its console:\n{}",
+                last_lines(&machine.console)
+            ),
+            End::PastLimit => bail!(
+                "the lab was stopped at its limit of {} s (see --limit); last lines of its console:\n{}",
+                limit.as_secs(),
+                last_lines(&machine.console)
+            ),
+        }
+    }
+    exit_status(&machine.console)
+}
+
+/// How a boot ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// The machine was switched off, or its task had ended and it was about to be.
+    Exited,
+    /// The task never started.
+    NeverUp,
+    PastLimit,
+}
+
+fn boot(images: &Images, machine: &Machine, limit: Duration, line: &mut dyn FnMut(&str)) -> Result<End> {
+    let start = Instant::now();
+    let messages = machine.console.with_extension("qemu");
+    let mut child = qemu(images, machine)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(fs::File::create(&messages)?)
+        .spawn()
+        .context("cannot start QEMU out of the lab's root file system")?;
+    let output = child.stdout.take().context("QEMU's output is piped")?;
+    let (sender, receiver) = mpsc::channel();
+    let reader = thread::spawn(move || send_lines(output, &sender));
+    let mut up = None;
+    let mut task_ended = None;
+    let stopped = loop {
+        match receiver.recv_timeout(TICK) {
+            Ok(text) => line(&text),
+            Err(RecvTimeoutError::Disconnected) => break None,
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        if up.is_none()
+            && let Some(text) = marker(&machine.console, "LAB-UP ")
+        {
+            let release = text.split(' ').next().unwrap_or_default();
+            eprintln!("lab: host is up after {:.0} s (Linux {release})", start.elapsed().as_secs_f64());
+            up = Some(Instant::now());
+        }
+        if task_ended.is_none() && up.is_some() && marker(&machine.console, "LAB-EXIT ").is_some() {
+            task_ended = Some(Instant::now());
+        }
+        let stop = if task_ended.is_some_and(|at| at.elapsed() > POWER_OFF_LIMIT) {
+            Some(End::Exited)
+        } else if start.elapsed() > limit {
+            Some(End::PastLimit)
+        } else if up.is_none() && start.elapsed() > BOOT_LIMIT {
+            Some(End::NeverUp)
+        } else {
+            None
+        };
+        if stop.is_some() {
+            child.kill().context("cannot stop QEMU")?;
+            break stop;
+        }
+    };
+    let status = child.wait()?;
+    // The pipe is closed with QEMU, so the reader has ended or is about to.
+    drop(receiver);
+    reader.join().ok().context("the reader of QEMU's output panicked")?;
+    match stopped {
+        Some(end) => Ok(end),
+        None if !status.success() => {
+            bail!("QEMU failed: {status}: {}", fs::read_to_string(&messages).unwrap_or_default().trim())
+        }
+        None if marker(&machine.console, "LAB-UP ").is_none() => Ok(End::NeverUp),
+        None => Ok(End::Exited),
+    }
+}
+
+/// Boots `machine` with the task on this terminal.
+pub(crate) fn interact(images: &Images, machine: &Machine) -> Result<u8> {
+    let status = qemu(images, machine).status().context("cannot start QEMU")?;
+    if !status.success() {
+        bail!("QEMU failed: {status}; last lines of the console:\n{}", last_lines(&machine.console));
+    }
+    exit_status(&machine.console)
+}
+
+/// QEMU of the root file system. It dies with xtask, however that ends: an emulated host without its xtask would
+/// keep four threads busy for ever.
+fn qemu(images: &Images, machine: &Machine) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL"]).arg(images.loader());
+    command.args(images.loader_args("usr/bin/qemu-system-x86_64"));
+    command.args(machine.args());
+    command.env("QEMU_MODULE_DIR", images.rootfs().join("usr/lib/x86_64-linux-gnu/qemu"));
+    command
+}
+
+fn exit_status(console: &Path) -> Result<u8> {
+    let Some(text) = marker(console, "LAB-EXIT ") else {
+        bail!(
+            "the emulated host died before its task ended; last lines of its console:\n{}",
+            last_lines(console)
+        );
+    };
+    text.trim().parse().with_context(|| format!("{}: LAB-EXIT {text}", console.display()))
+}
+
+/// What follows `key` on the last console line that starts with it.
+fn marker(console: &Path, key: &str) -> Option<String> {
+    let text = fs::read(console).ok()?;
+    find_marker(&String::from_utf8_lossy(&text), key).map(str::to_owned)
+}
+
+fn find_marker<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+    // A line without its end is still being written.
+    let complete = text.rsplit_once('\n')?.0;
+    complete.lines().rev().find_map(|line| line.strip_prefix(key)).map(str::trim_end)
+}
+
+/// The end of the console, for messages.
+fn last_lines(console: &Path) -> String {
+    let text =
+        fs::read(console).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+    if lines.is_empty() {
+        return "  (it wrote nothing)".to_owned();
+    }
+    let from = lines.len().saturating_sub(LAST_LINES);
+    lines[from..].iter().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn markers_are_whole_lines_and_the_last_one_counts() {
+        let cases = [
+            ("LAB-EXIT 0\r\n", Some("0")),
+            ("LAB-EXIT 0\nLAB-EXIT 3\n", Some("3")),
+            ("LAB-EXIT 1", None),
+            ("x LAB-EXIT 1\n", None),
+            ("", None),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(find_marker(text, "LAB-EXIT "), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_host_that_died_shows_its_last_lines() {
+        let dir = tempfile::tempdir().unwrap();
+        let console = dir.path().join("console.log");
+        let lines: Vec<String> = (0..30).map(|n| format!("line {n}\r")).collect();
+        fs::write(&console, lines.join("\n")).unwrap();
+        let error = exit_status(&console).unwrap_err().to_string();
+        assert!(error.contains("died before"), "{error}");
+        assert!(error.contains("  line 29") && !error.contains("line 9"), "{error}");
+    }
+}

@@ -1,0 +1,220 @@
+//! The lab's tests. A group is a script `tests/lab/<group>.sh`: one boot. It reports by lines (`TEST <name> ok`, see
+//! tests/lab/support/lab.sh) and leaves files in /out; when the machine is off, the evaluator `lab_eval` of the
+//! `tests` package judges those files: its tests in the module `<group>` run with VFPROBE_LAB_OUT and
+//! VFPROBE_LAB_KERNEL set. Knows no single test.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::{Kernel, Lab, Options};
+use crate::process::{cargo, merged_output};
+use crate::tally::{Tally, parse_lab_line, parse_libtest};
+use crate::workspace::{TESTS_PACKAGE, Workspace};
+
+const EVALUATOR: &str = "lab_eval";
+
+/// A test script and how to boot for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Group {
+    pub(crate) name: String,
+    script: PathBuf,
+    settings: Settings,
+}
+
+/// What a script asks for by lines `# lab: KEY=VALUE` at its top.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Settings {
+    limit: Duration,
+    cpus: u32,
+    append: String,
+    /// Kernels it runs on, by name; empty for all.
+    kernels: Vec<String>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { limit: Duration::from_secs(600), cpus: 4, append: String::new(), kernels: Vec::new() }
+    }
+}
+
+/// The groups of this checkout, those whose name contains one of `filters` when there are any.
+pub(crate) fn groups(workspace: &Workspace, filters: &[String]) -> Result<Vec<Group>> {
+    let dir = workspace.root.join("tests/lab");
+    let mut groups = Vec::new();
+    for entry in fs::read_dir(&dir).with_context(|| format!("cannot read {}", dir.display()))? {
+        let script = entry?.path();
+        if script.extension().is_none_or(|extension| extension != "sh") {
+            continue;
+        }
+        let name = script.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        if filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str())) {
+            let text = fs::read_to_string(&script)?;
+            let settings = parse_settings(&text).with_context(|| script.display().to_string())?;
+            groups.push(Group { name, script, settings });
+        }
+    }
+    groups.sort_by(|left, right| left.name.cmp(&right.name));
+    if groups.is_empty() {
+        bail!("no script in {} matches {}", dir.display(), filters.join(" or "));
+    }
+    Ok(groups)
+}
+
+fn parse_settings(text: &str) -> Result<Settings> {
+    let mut settings = Settings::default();
+    for (index, line) in text.lines().enumerate() {
+        let Some(setting) = line.strip_prefix("# lab: ") else { continue };
+        let number = index + 1;
+        let (key, value) =
+            setting.split_once('=').with_context(|| format!("line {number}: `{line}` has no `=`"))?;
+        match key {
+            "limit" => {
+                let seconds = value.parse().with_context(|| format!("line {number}: limit in seconds"))?;
+                settings.limit = Duration::from_secs(seconds);
+            }
+            "cpus" => {
+                settings.cpus = value.parse().with_context(|| format!("line {number}: number of CPUs"))?;
+            }
+            "append" => settings.append = value.to_owned(),
+            "kernels" => settings.kernels = value.split(',').map(str::to_owned).collect(),
+            _ => bail!("line {number}: `{key}` is no setting (limit, cpus, append, kernels)"),
+        }
+    }
+    Ok(settings)
+}
+
+/// Runs `groups` on `kernel`, one boot after the other. `progress` gets every line of output.
+pub(crate) fn run(
+    lab: &Lab<'_>,
+    kernel: &Kernel,
+    groups: &[Group],
+    dev: bool,
+    progress: &mut dyn FnMut(&str),
+) -> Result<Tally> {
+    let share = lab.stage_for_tests(dev)?;
+    let mut tally = Tally::default();
+    for group in groups.iter().filter(|group| group.runs_on(kernel)) {
+        progress(&format!("{kernel}: {}", group.name));
+        let start = Instant::now();
+        let result = group.run(lab, kernel, &share, progress)?;
+        progress(&format!(
+            "{kernel}: {}: {} passed, {} failed, {} skipped, {:.0} s",
+            group.name,
+            result.passed,
+            result.failed.len(),
+            result.skipped.len(),
+            start.elapsed().as_secs_f64()
+        ));
+        tally.add(result.prefixed(&format!("{}::", group.name)));
+    }
+    Ok(tally)
+}
+
+impl Group {
+    fn runs_on(&self, kernel: &Kernel) -> bool {
+        self.settings.kernels.is_empty() || self.settings.kernels.contains(&kernel.name)
+    }
+
+    fn run(
+        &self,
+        lab: &Lab<'_>,
+        kernel: &Kernel,
+        share: &Path,
+        progress: &mut dyn FnMut(&str),
+    ) -> Result<Tally> {
+        let dir = lab.workspace.target.join("lab/tests").join(&kernel.name).join(&self.name);
+        if dir.is_dir() {
+            fs::remove_dir_all(&dir).with_context(|| format!("cannot empty {}", dir.display()))?;
+        }
+        let out = dir.join("out");
+        fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
+        let options = Options {
+            share: Some(share.to_owned()),
+            out: Some(out.clone()),
+            cpus: self.settings.cpus,
+            append: self.settings.append.clone(),
+            ..Options::default()
+        };
+        let mut tally = Tally::default();
+        let mut output = String::new();
+        let ended = lab.run_in(&dir, kernel, &self.script, self.settings.limit, &options, &mut |line| {
+            output.push_str(line);
+            output.push('\n');
+            progress(line);
+            if let Some(result) = parse_lab_line(line) {
+                tally.add(result);
+            }
+        });
+        fs::write(dir.join("output.log"), output)?;
+        match ended {
+            Ok(0) => {}
+            Ok(status) => tally.add(Tally::failure(format!(
+                "script: exit status {status}; output in {}",
+                dir.join("output.log").display()
+            ))),
+            Err(error) => tally.add(Tally::failure(format!("boot: {error:#}"))),
+        }
+        tally.add(self.evaluate(lab.workspace, kernel, &out, progress)?);
+        if tally.is_empty() {
+            tally.add(Tally::failure("script: it reported no test"));
+        }
+        Ok(tally)
+    }
+
+    /// Runs the tests of the evaluator's module for this group; no module, no tests.
+    fn evaluate(
+        &self,
+        workspace: &Workspace,
+        kernel: &Kernel,
+        out: &Path,
+        progress: &mut dyn FnMut(&str),
+    ) -> Result<Tally> {
+        if !workspace.test_targets()?.iter().any(|target| target == EVALUATOR) {
+            return Ok(Tally::default());
+        }
+        let mut command = cargo();
+        command.current_dir(&workspace.root);
+        command.args(["test", "--locked", "--package", TESTS_PACKAGE, "--test", EVALUATOR, "--"]);
+        command.args([&format!("{}::", self.name), "--show-output"]);
+        command.env("VFPROBE_LAB_OUT", out).env("VFPROBE_LAB_KERNEL", &kernel.name);
+        let (status, output) = merged_output(&mut command, progress)?;
+        let mut tally = parse_libtest(&output);
+        if !status.success() && tally.failed.is_empty() {
+            tally.add(Tally::failure(format!("{EVALUATOR}: {status}")));
+        }
+        Ok(tally)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_script_says_how_to_boot_for_it() {
+        let text = "# What it tests.\n# lab: limit=90\n# lab: cpus=8\n# lab: append=isolcpus=2-3 nohz_full=2-3\n\
+                    # lab: kernels=6.12\n. /lab/support/lab.sh\n";
+        let settings = parse_settings(text).unwrap();
+        assert_eq!(settings.limit, Duration::from_secs(90));
+        assert_eq!(settings.cpus, 8);
+        assert_eq!(settings.append, "isolcpus=2-3 nohz_full=2-3");
+        assert_eq!(settings.kernels, ["6.12"]);
+        assert_eq!(parse_settings("echo\n").unwrap(), Settings::default());
+    }
+
+    #[test]
+    fn a_setting_that_does_not_exist_is_an_error_with_its_line() {
+        let cases = [
+            ("\n# lab: memory=1G\n", "line 2: `memory` is no setting"),
+            ("# lab: limit\n", "line 1: `# lab: limit` has no `=`"),
+            ("# lab: cpus=many\n", "line 1: number of CPUs"),
+        ];
+        for (text, expected) in cases {
+            let error = format!("{:#}", parse_settings(text).unwrap_err());
+            assert!(error.starts_with(expected), "{error}");
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! Support for vfprobe's tests against real kernels.
+
+pub mod oracle;

@@ -1,0 +1,9 @@
+//! Tests on the running kernel. They need root; `cargo xtask test` runs them one at a time.
+
+#![expect(clippy::unwrap_used, reason = "a test's support fails with the place")]
+
+mod btf;
+mod control;
+mod delivery;
+mod guests;
+mod load;

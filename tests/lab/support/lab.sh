@@ -14,6 +14,13 @@ wait_for() {
   done
 }
 
+# What the guests and the kernel said last, for whoever asks later why something went wrong.
+keep_logs() {
+  mkdir -p /out/logs && cp /tmp/*.log /tmp/*.qemu /out/logs/ 2>/dev/null
+  dmesg >/out/logs/dmesg
+}
+trap keep_logs EXIT
+
 # --- results -------------------------------------------------------------------------------------------------------
 # Lines that xtask reads: `TEST <name> ok` and `TEST <name> FAILED <detail>`. A name has no spaces.
 pass() { echo "TEST $1 ok"; }

@@ -175,10 +175,23 @@ impl Group {
         if !workspace.test_targets()?.iter().any(|target| target == EVALUATOR) {
             return Ok(Tally::default());
         }
-        let mut command = cargo();
-        command.current_dir(&workspace.root);
-        command.args(["test", "--locked", "--package", TESTS_PACKAGE, "--test", EVALUATOR, "--"]);
-        command.args([&format!("{}::", self.name), "--show-output"]);
+        let evaluator = || {
+            let mut command = cargo();
+            command.current_dir(&workspace.root);
+            command.args(["test", "--locked", "--package", TESTS_PACKAGE, "--test", EVALUATOR, "--"]);
+            command
+        };
+        // By their whole names: libtest takes a filter anywhere in a name, and `serve::` is a part of `observe::`.
+        let (status, listed) = merged_output(evaluator().arg("--list"), &mut |_| ())?;
+        if !status.success() {
+            return Ok(Tally::failure(format!("{EVALUATOR}: {status}: {listed}")));
+        }
+        let tests = tests_of_module(&listed, &self.name);
+        if tests.is_empty() {
+            return Ok(Tally::default());
+        }
+        let mut command = evaluator();
+        command.args(tests).args(["--exact", "--show-output"]);
         command.env("VFPROBE_LAB_OUT", out).env("VFPROBE_LAB_KERNEL", &kernel.name);
         let (status, output) = merged_output(&mut command, progress)?;
         let mut tally = parse_libtest(&output);
@@ -189,9 +202,26 @@ impl Group {
     }
 }
 
+/// The tests of `module` in what libtest prints for `--list`.
+fn tests_of_module<'a>(listed: &'a str, module: &str) -> Vec<&'a str> {
+    listed
+        .lines()
+        .filter_map(|line| line.strip_suffix(": test"))
+        .filter(|name| name.split_once("::").is_some_and(|(first, _)| first == module))
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_group_has_the_tests_of_its_module_and_no_other() {
+        let listed = "observe::delivery: test\nobserve::exits: test\nserve::scrape: test\n\n3 tests, 0 benchmarks\n";
+        assert_eq!(tests_of_module(listed, "observe"), ["observe::delivery", "observe::exits"]);
+        assert_eq!(tests_of_module(listed, "serve"), ["serve::scrape"]);
+        assert!(tests_of_module(listed, "control").is_empty());
+    }
 
     #[test]
     fn a_script_says_how_to_boot_for_it() {

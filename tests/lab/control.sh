@@ -1,6 +1,6 @@
 # The controller on a host with two VF guests: applied and read back by other means, undone, killed by SIGKILL at every
 # place where it matters and undone, threads isolated under load, guests that go. Every mask ends as it was.
-# lab: limit=1200
+# lab: limit=500
 . /lab/support/lab.sh
 
 GUARDED=2-3

@@ -1,7 +1,7 @@
 # What vfprobe counts, with a tracefs capture of the same time beside it for the oracle (tests/tests/lab_eval).
 # Two guests with a VF each, one of them with two vCPUs, whose VFs use equal guest vector numbers; idle and loaded host.
 # lab: cpus=2
-# lab: limit=900
+# lab: limit=500
 . /lab/support/lab.sh
 set -u
 

@@ -1,6 +1,6 @@
 # Tuning sessions: a verdict that must come out, one that must not, and sessions that are cut short. After each the
 # host is as it was.
-# lab: limit=1500
+# lab: limit=900
 # lab: kernels=6.12
 . /lab/support/lab.sh
 set -u

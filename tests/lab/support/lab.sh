@@ -14,6 +14,9 @@ wait_for() {
   done
 }
 
+# trouble TEXT: the emulation broke down, not what is tested; xtask reads it when the host is off.
+trouble() { echo "$*" >>/out/trouble; }
+
 # What the guests and the kernel said last, for whoever asks later why something went wrong.
 keep_logs() {
   mkdir -p /out/logs && cp /tmp/*.log /tmp/*.qemu /out/logs/ 2>/dev/null
@@ -72,17 +75,19 @@ bridge_up() {
 
 # --- nested guests -------------------------------------------------------------------------------------------------
 # guest_start NAME IP VCPUS QEMU-ARGS...: starts a guest and returns at once. Its files: /tmp/NAME.{log,qemu,pid} and
-# the sockets /tmp/NAME.{qmp,mon}.
-guest_start() {
+# the sockets /tmp/NAME.{qmp,mon}. A guest that ends without guest_down broke down in emulation, and xtask is told.
+guest_start() { rm -f "/tmp/$1".*; guest_run "$@" & }
+guest_run() {
   local name=$1 ip=$2 vcpus=$3
   shift 3
-  rm -f "/tmp/$name".*
   qemu-system-x86_64 -M q35 -accel kvm -cpu host -smp "$vcpus" -m 384M -name "guest=$name,debug-threads=on" \
     -kernel "/images/kernel-$KERNEL/vmlinuz" -initrd /run-files/guest.cpio \
     -append "console=ttyS0 quiet panic=-1 guestip=$ip" \
     -nodefaults -display none -no-reboot -serial "file:/tmp/$name.log" \
     -qmp "unix:/tmp/$name.qmp,server=on,wait=off" -monitor "unix:/tmp/$name.mon,server=on,wait=off" \
-    -pidfile "/tmp/$name.pid" "$@" >"/tmp/$name.qemu" 2>&1 &
+    -pidfile "/tmp/$name.pid" "$@" >"/tmp/$name.qemu" 2>&1
+  [[ -e /tmp/$name.ending ]] ||
+    trouble "guest $name ended by itself: $(tail -qn 1 "/tmp/$name.qemu" "/tmp/$name.log" | tr '\n\r' '  ')"
 }
 # guest_wait NAME: until the guest says that it is up; GUEST_PID is then its QEMU.
 guest_wait() {
@@ -92,6 +97,7 @@ guest_wait() {
     grep -a GUEST-PROBLEM "/tmp/$name.log" && return 1
     return 0
   fi
+  trouble "guest $name does not come up"
   cat "/tmp/$name.qemu" "/tmp/$name.log" >&2
   return 1
 }
@@ -119,6 +125,7 @@ guest_monitor() { echo "${*:2}" | socat -t 5 - "UNIX-CONNECT:/tmp/$1.mon"; }
 guest_down() {
   local pid
   pid=$(guest_pid "$1") || return 1
+  touch "/tmp/$1.ending"
   guest_monitor "$1" quit >/dev/null
   wait_for 30 "the end of guest $1" guest_gone "$pid"
 }

@@ -15,6 +15,26 @@ use crate::tally::{Tally, parse_lab_line, parse_libtest};
 use crate::workspace::{TESTS_PACKAGE, Workspace};
 
 const EVALUATOR: &str = "lab_eval";
+/// Boots a group gets when the emulated machine breaks down.
+const ATTEMPTS: u32 = 3;
+/// Where lab.sh says that a guest broke down by itself.
+const TROUBLE: &str = "trouble";
+/// How Linux says on its console that it, or the machine under it, no longer works.
+const BREAKDOWNS: [&str; 6] = [
+    "Kernel panic",
+    "blocked for more than",
+    "soft lockup",
+    "hard LOCKUP",
+    "detected stalls on CPUs",
+    "self-detected stall",
+];
+
+/// What one boot came to.
+struct Boot {
+    tally: Tally,
+    /// How the emulated machine broke down, if it did.
+    trouble: Option<String>,
+}
 
 /// A test script and how to boot for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,6 +138,10 @@ impl Group {
         self.settings.kernels.is_empty() || self.settings.kernels.contains(&kernel.name)
     }
 
+    /// Boots for this group, again when the emulated machine broke down under it: QEMU's emulation of nested
+    /// virtualisation now and then kills a guest or stalls a kernel, above all on a busy machine, and what failed
+    /// then says nothing of vfprobe. What fails on a machine that holds is a failure at once; and a vfprobe that
+    /// breaks machines breaks each of them.
     fn run(
         &self,
         lab: &Lab<'_>,
@@ -125,6 +149,31 @@ impl Group {
         share: &Path,
         progress: &mut dyn FnMut(&str),
     ) -> Result<Tally> {
+        for attempt in 1.. {
+            let boot = self.boot(lab, kernel, share, progress)?;
+            match boot.trouble {
+                Some(trouble) if !boot.tally.failed.is_empty() && attempt < ATTEMPTS => {
+                    for failed in &boot.tally.failed {
+                        progress(&format!("not counted: {failed}"));
+                    }
+                    progress(&format!(
+                        "{kernel}: {}: the emulated machine broke down, once more: {trouble}",
+                        self.name
+                    ));
+                }
+                _ => return Ok(boot.tally),
+            }
+        }
+        unreachable!("the last attempt returns")
+    }
+
+    fn boot(
+        &self,
+        lab: &Lab<'_>,
+        kernel: &Kernel,
+        share: &Path,
+        progress: &mut dyn FnMut(&str),
+    ) -> Result<Boot> {
         let dir = lab.workspace.target.join("lab/tests").join(&kernel.name).join(&self.name);
         if dir.is_dir() {
             fs::remove_dir_all(&dir).with_context(|| format!("cannot empty {}", dir.display()))?;
@@ -149,19 +198,27 @@ impl Group {
             }
         });
         fs::write(dir.join("output.log"), output)?;
+        let mut trouble =
+            fs::read_to_string(out.join(TROUBLE)).ok().map(|text| text.trim_end().replace('\n', "; "));
         match ended {
             Ok(0) => {}
             Ok(status) => tally.add(Tally::failure(format!(
                 "script: exit status {status}; output in {}",
                 dir.join("output.log").display()
             ))),
-            Err(error) => tally.add(Tally::failure(format!("boot: {error:#}"))),
+            Err(error) => {
+                let text = format!("{error:#}");
+                trouble.get_or_insert_with(|| text.lines().next().unwrap_or_default().to_owned());
+                tally.add(Tally::failure(format!("boot: {text}")));
+            }
         }
+        let console = fs::read(dir.join("console.log")).unwrap_or_default();
+        let trouble = trouble.or_else(|| breakdown(&String::from_utf8_lossy(&console)).map(str::to_owned));
         tally.add(self.evaluate(lab.workspace, kernel, &out, progress)?);
         if tally.is_empty() {
             tally.add(Tally::failure("script: it reported no test"));
         }
-        Ok(tally)
+        Ok(Boot { tally, trouble })
     }
 
     /// Runs the tests of the evaluator's module for this group; no module, no tests.
@@ -202,6 +259,11 @@ impl Group {
     }
 }
 
+/// The console line that tells of a breakdown.
+fn breakdown(console: &str) -> Option<&str> {
+    console.lines().find(|line| BREAKDOWNS.iter().any(|sign| line.contains(sign))).map(str::trim)
+}
+
 /// The tests of `module` in what libtest prints for `--list`.
 fn tests_of_module<'a>(listed: &'a str, module: &str) -> Vec<&'a str> {
     listed
@@ -216,8 +278,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_console_tells_of_a_breakdown() {
+        let hung = "ok\r\n[  363.9] INFO: task vfprobe:231 blocked for more than 120 seconds.\r\nmore\n";
+        assert_eq!(
+            breakdown(hung),
+            Some("[  363.9] INFO: task vfprobe:231 blocked for more than 120 seconds.")
+        );
+        assert_eq!(breakdown("LAB-UP 6.12\nLAB-EXIT 0\n"), None);
+    }
+
+    #[test]
     fn a_group_has_the_tests_of_its_module_and_no_other() {
-        let listed = "observe::delivery: test\nobserve::exits: test\nserve::scrape: test\n\n3 tests, 0 benchmarks\n";
+        let listed =
+            "observe::delivery: test\nobserve::exits: test\nserve::scrape: test\n\n3 tests, 0 benchmarks\n";
         assert_eq!(tests_of_module(listed, "observe"), ["observe::delivery", "observe::exits"]);
         assert_eq!(tests_of_module(listed, "serve"), ["serve::scrape"]);
         assert!(tests_of_module(listed, "control").is_empty());

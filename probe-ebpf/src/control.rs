@@ -46,11 +46,21 @@ pub enum Lost {
     WakeUnknown = 9,
     /// A pending interrupt was given up: its vector was taken over by another slot.
     PendingReplaced = 10,
+    /// A vCPU was given a CPU while it was thought asleep: its wakeup was not seen, and its wait not recorded.
+    WakeupUnseen = 11,
+    /// No room for another (vCPU, preempter).
+    PreemptersFull = 12,
+    /// No room for another (CPU, source) series.
+    NoiseSeriesFull = 13,
+    /// An interval ended that is not the one opened last; those open were dropped.
+    NoiseUnmatched = 14,
+    /// More intervals nested than there is room for.
+    NoiseTooDeep = 15,
 }
 
 impl Lost {
     /// All causes, by index: the probe that loses, and the word used in labels.
-    pub const ALL: [(Self, &'static str, &'static str); 11] = [
+    pub const ALL: [(Self, &'static str, &'static str); 16] = [
         (Self::IrqBeyondTable, "irq_delivery", "irq_number_beyond_table"),
         (Self::IrqNameUnreadable, "irq_delivery", "irq_name_unreadable"),
         (Self::SlotsFull, "irq_delivery", "slots_full"),
@@ -62,6 +72,11 @@ impl Lost {
         (Self::Negative, "irq_delivery", "negative_interval"),
         (Self::WakeUnknown, "irq_delivery", "wake_unknown"),
         (Self::PendingReplaced, "irq_delivery", "pending_replaced"),
+        (Self::WakeupUnseen, "vcpu_sched", "wakeup_unseen"),
+        (Self::PreemptersFull, "vcpu_sched", "preempters_full"),
+        (Self::NoiseSeriesFull, "cpu_noise", "series_full"),
+        (Self::NoiseUnmatched, "cpu_noise", "unmatched_end"),
+        (Self::NoiseTooDeep, "cpu_noise", "nested_too_deep"),
     ];
 }
 
@@ -75,10 +90,14 @@ pub enum Table {
     Deliveries = 1,
     /// `EXITS`.
     Exits = 2,
+    /// `SCHED_HIST`.
+    Scheds = 3,
+    /// `NOISE`.
+    Noise = 4,
 }
 
 /// Number of tables.
-pub const TABLES: u32 = 3;
+pub const TABLES: u32 = 5;
 
 #[cfg(feature = "user")]
 // SAFETY: `repr(C)`, two u64, no padding, every bit pattern is valid.

@@ -45,6 +45,13 @@ pub fn in_window(ns: u64) -> bool {
     WINDOW.get(0).is_some_and(|w| w.contains(ns))
 }
 
+/// How much of an interval lies in the window (ns).
+#[inline(always)]
+pub fn counted(from: u64, to: u64) -> u64 {
+    let Some(window) = WINDOW.get(0) else { return 0 };
+    to.min(window.until_ns).saturating_sub(from.max(window.from_ns))
+}
+
 /// Counts something that could not be counted where it belongs.
 #[inline(always)]
 pub fn lost(cause: Lost) {

@@ -42,6 +42,9 @@ pub const MEMBERS: &[FieldRef] = &[
     member("irqaction", "dev_id", "OFF_IRQACTION_DEV_ID"),
     member("kvm_vcpu", "vcpu_id", "OFF_KVM_VCPU_ID"),
     member("task_struct", "pid", "OFF_TASK_PID"),
+    member("task_struct", "comm", "OFF_TASK_COMM"),
+    member("task_struct", "flags", "OFF_TASK_FLAGS"),
+    member("task_struct", "__state", "OFF_TASK_STATE"),
     member("work_struct", "func", "OFF_WORK_FUNC"),
 ];
 
@@ -62,6 +65,7 @@ pub const FIELDS: &[RecordField] = &[
     field("kvm/kvm_vcpu_wakeup", "ns", "REC_WAKEUP_NS"),
     field("kvm/kvm_vcpu_wakeup", "waited", "REC_WAKEUP_WAITED"),
     field("sched/sched_switch", "next_pid", "REC_SWITCH_NEXT_PID"),
+    field("sched/sched_switch", "prev_state", "REC_SWITCH_PREV_STATE"),
 ];
 
 /// Address of `irqfd_inject` (kvm), 0 when not known.
@@ -70,8 +74,18 @@ pub const IRQFD_INJECT: &str = "IRQFD_INJECT";
 /// 1 when the raw tracepoint `kvm_inj_virq` has `reinjected` as its third argument (6.1 and later), else 0.
 pub const INJ_TELLS_REINJECTION: &str = "INJ_TELLS_REINJECTION";
 
+/// 1 when the raw tracepoint `sched_switch` has `prev_state` as its fourth argument (5.18 and later), else 0.
+pub const SWITCH_TELLS_STATE: &str = "SWITCH_TELLS_STATE";
+
 /// Globals that programs can do without.
-pub const OPTIONAL: &[&str] = &["REC_INJ_REINJECTED", INJ_TELLS_REINJECTION];
+pub const OPTIONAL: &[&str] = &[
+    "REC_INJ_REINJECTED",
+    INJ_TELLS_REINJECTION,
+    SWITCH_TELLS_STATE,
+    "OFF_TASK_COMM",
+    "OFF_TASK_FLAGS",
+    "OFF_TASK_STATE",
+];
 
 #[cfg(test)]
 mod tests {

@@ -2,7 +2,7 @@
 //!
 //! Learned in the kernel at each guest entry, so it works for every VMM and needs no thread names.
 
-use crate::probes::{irq_delivery::VcpuIrq, vm_exit::VcpuExit};
+use crate::probes::{irq_delivery::VcpuIrq, vcpu_sched::VcpuSched, vm_exit::VcpuExit};
 
 /// Switch-in times kept, a power of two.
 pub const SWITCHES_KEPT: usize = 8;
@@ -27,6 +27,8 @@ pub struct Vcpu {
     pub exit: VcpuExit,
     /// State of `irq_delivery`.
     pub irq: VcpuIrq,
+    /// State of `vcpu_sched`.
+    pub sched: VcpuSched,
 }
 
 /// A vCPU by what an interrupt's destination names.
@@ -46,15 +48,17 @@ unsafe impl aya::Pod for Vcpu {}
 // SAFETY: `repr(C)`, two u32, no padding.
 unsafe impl aya::Pod for VcpuKey {}
 
-const _: () =
-    assert!(size_of::<Vcpu>() == 24 + 8 * SWITCHES_KEPT + size_of::<VcpuExit>() + size_of::<VcpuIrq>());
+const _: () = assert!(
+    size_of::<Vcpu>()
+        == 24 + 8 * SWITCHES_KEPT + size_of::<VcpuExit>() + size_of::<VcpuIrq>() + size_of::<VcpuSched>()
+);
 
 #[cfg(target_arch = "bpf")]
 mod bpf {
     use super::*;
     use crate::control::Lost;
-    use crate::kernel::{current, element, lost, now, offsets, read_field, read_record};
-    use crate::probes::{irq_delivery, vm_exit};
+    use crate::kernel::{current, element, global, lost, now, offsets, read_field, read_record};
+    use crate::probes::{irq_delivery, vcpu_sched, vm_exit};
     use aya_ebpf::{
         macros::{map, raw_tracepoint, tracepoint},
         maps::{Array, HashMap},
@@ -77,7 +81,17 @@ mod bpf {
 
     const HINTS: usize = 1 << 16;
 
-    offsets!(OFF_KVM_VCPU_ID, OFF_TASK_PID, REC_ENTRY_VCPU_ID, REC_SWITCH_NEXT_PID);
+    offsets!(
+        OFF_KVM_VCPU_ID,
+        OFF_TASK_PID,
+        OFF_TASK_STATE,
+        REC_ENTRY_VCPU_ID,
+        REC_SWITCH_NEXT_PID,
+        REC_SWITCH_PREV_STATE
+    );
+
+    #[unsafe(no_mangle)]
+    static SWITCH_TELLS_STATE: u32 = 0;
 
     /// The vCPU that a thread runs.
     #[inline(always)]
@@ -99,9 +113,21 @@ mod bpf {
         hints.get(tid as usize & (HINTS - 1)).is_some_and(|hint| *hint != 0)
     }
 
+    /// The vCPU that a thread runs; spares the look-up for most threads that run none.
+    #[inline(always)]
+    pub(crate) fn hinted(tid: u32) -> Option<&'static mut Vcpu> {
+        if may_be_vcpu(tid) { of_thread(tid) } else { None }
+    }
+
+    /// Thread id of a `struct task_struct`.
+    #[inline(always)]
+    pub(crate) fn pid_of(task: u64) -> Option<u32> {
+        read_field(task, &OFF_TASK_PID)
+    }
+
     /// Makes the vCPU known, or refreshes an entry that a former thread of the same number left.
     #[inline(never)]
-    fn learn(tid: u32, tgid: u32, vcpu_id: u32) -> u32 {
+    fn learn(tid: u32, tgid: u32, vcpu_id: u32, ns: u64) -> u32 {
         let Some(zero) = VCPU_ZERO.get(0) else { return 0 };
         if VCPUS.insert(tid, zero, 0).is_err() || VCPU_TIDS.insert(VcpuKey { tgid, vcpu_id }, tid, 0).is_err()
         {
@@ -112,6 +138,8 @@ mod bpf {
             vcpu.tgid = tgid;
             vcpu.vcpu_id = vcpu_id;
             vcpu.running = 1;
+            vcpu.cpu = crate::kernel::cpu();
+            vcpu_sched::bpf::learn(vcpu, ns);
         }
         if let Some(hints) = element(&VCPU_HINT, 0)
             && let Some(hint) = hints.get_mut(tid as usize & (HINTS - 1))
@@ -125,7 +153,7 @@ mod bpf {
     fn on_entry(vcpu_id: u32, ns: u64) {
         let (tgid, tid) = current();
         let known = of_thread(tid).is_some_and(|v| v.tgid == tgid && v.vcpu_id == vcpu_id);
-        if !known && learn(tid, tgid, vcpu_id) == 0 {
+        if !known && learn(tid, tgid, vcpu_id, ns) == 0 {
             return;
         }
         let Some(vcpu) = of_thread(tid) else { return };
@@ -154,44 +182,66 @@ mod bpf {
         0
     }
 
+    /// `next_task`: address of the next thread's `task_struct`, 0 when only its number is known.
     #[inline(always)]
-    fn on_switch(next: u32) {
+    fn on_switch(next: u32, next_task: u64, runnable: impl FnOnce() -> bool) {
         // In sched_switch the current task is still the previous one.
         let (_, prev) = current();
         let (was, is) = (may_be_vcpu(prev), may_be_vcpu(next));
         if !was && !is {
             return;
         }
+        let ns = now();
         if was && let Some(vcpu) = of_thread(prev) {
             vcpu.running = 0;
+            vcpu_sched::bpf::switched_out(vcpu, runnable(), next_task, ns);
         }
         if is && let Some(vcpu) = of_thread(next) {
             vcpu.switches += 1;
             if let Some(slot) = vcpu.switched_ns.get_mut(vcpu.switches as usize & (SWITCHES_KEPT - 1)) {
-                *slot = now();
+                *slot = ns;
             }
+            vcpu_sched::bpf::switched_in(vcpu, next, ns);
             vcpu.cpu = crate::kernel::cpu();
             vcpu.running = 1;
         }
     }
 
     // match-proto:v5.15:include/trace/events/sched.h:sched_switch(bool preempt, struct task_struct *prev, struct task_struct *next)
+    // match-proto:v5.18:include/trace/events/sched.h:sched_switch(bool preempt, struct task_struct *prev, struct task_struct *next, unsigned int prev_state)
     #[raw_tracepoint(tracepoint = "sched_switch")]
     fn vcpu_switch_raw(ctx: RawTracePointContext) -> i32 {
-        if let Some(next) = read_field(ctx.arg::<u64>(2), &OFF_TASK_PID) {
-            on_switch(next);
+        let next_task = ctx.arg::<u64>(2);
+        if let Some(next) = pid_of(next_task) {
+            on_switch(next, next_task, || {
+                // A bool argument leaves the upper bytes of its 64-bit place undefined.
+                if ctx.arg::<u64>(0) & 0xff != 0 {
+                    return true;
+                }
+                // The argument is the state the scheduler acted on; the thread's own may have changed since.
+                if global(&SWITCH_TELLS_STATE) != 0 {
+                    ctx.arg::<u64>(3) as u32 == 0
+                } else {
+                    read_field::<u32>(ctx.arg::<u64>(1), &OFF_TASK_STATE) == Some(0)
+                }
+            });
         }
         0
     }
 
+    /// Bits of a recorded `prev_state` that mean asleep; those above say "preempted" (`TASK_REPORT_MAX`).
+    const REPORTED: u64 = 0xff;
+
     #[tracepoint(category = "sched", name = "sched_switch")]
     fn vcpu_switch_tp(ctx: TracePointContext) -> u32 {
         if let Some(next) = read_record(&ctx, &REC_SWITCH_NEXT_PID) {
-            on_switch(next);
+            on_switch(next, 0, || {
+                read_record::<u64>(&ctx, &REC_SWITCH_PREV_STATE).is_some_and(|state| state & REPORTED == 0)
+            });
         }
         0
     }
 }
 
 #[cfg(target_arch = "bpf")]
-pub(crate) use bpf::{of_thread, thread_of};
+pub(crate) use bpf::{hinted, of_thread, pid_of, thread_of};

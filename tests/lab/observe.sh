@@ -12,7 +12,8 @@ capture_on() {
   echo 'prev_comm ~ "CPU*" || next_comm ~ "CPU*"' >"$TRACE/events/sched/sched_switch/filter"
   echo 'name ~ "vfio*"' >"$TRACE/events/irq/irq_handler_entry/filter"
   local event
-  for event in irq/irq_handler_entry irq/irq_handler_exit sched/sched_switch kvm/kvm_apic_accept_irq \
+  echo 'comm ~ "CPU*"' >"$TRACE/events/sched/sched_wakeup/filter"
+  for event in irq/irq_handler_entry irq/irq_handler_exit sched/sched_switch sched/sched_wakeup kvm/kvm_apic_accept_irq \
     kvm/kvm_inj_virq kvm/kvm_entry kvm/kvm_exit kvm/kvm_eoi; do
     echo 1 >"$TRACE/events/$event/enable"
   done
@@ -51,3 +52,20 @@ for load in idle loaded; do
   # Without load: reading the text takes its time.
   capture_save
 done
+
+# What takes a CPU from a vCPU that is pinned to it: everything on that CPU, beside vfprobe's count of it.
+taskset -cp 1 "$(vcpu_tid vm1 0)" >/dev/null
+TRACE=/sys/kernel/tracing/instances/oracle
+mkdir "$TRACE" && echo mono >"$TRACE/trace_clock" && echo 60000 >"$TRACE/buffer_size_kb" && echo 2 >"$TRACE/tracing_cpumask"
+for event in irq/irq_handler_entry irq/irq_handler_exit irq/softirq_entry irq/softirq_exit irq_vectors sched/sched_switch; do
+  echo 1 >"$TRACE/events/$event/enable"
+done
+TRACE_FILE=/out/noise.trace
+ping -q -i 0.02 192.168.0.101 >/dev/null & p1=$!
+vfprobe isolation -q -d 4s --json >/out/noise.json
+status=$?
+capture_end
+kill $p1
+# An emulated CPU is never quiet.
+equal observe/noise/finding 1 $status
+capture_save

@@ -1,4 +1,6 @@
 //! The probes, one file each: the ABI, and below it the programs.
 
+pub mod cpu_noise;
 pub mod irq_delivery;
+pub mod vcpu_sched;
 pub mod vm_exit;

@@ -3,6 +3,7 @@
 pub mod control;
 pub mod guests;
 pub mod interrupt;
+pub mod isolation;
 pub mod observe;
 pub mod record;
 pub mod schedule;

@@ -2,6 +2,7 @@
 
 use crate::bpf::{LoadError, Loaded, Sizes};
 use crate::host::HostRoot;
+use crate::model::CpuSet;
 use crate::model::topology::Topology;
 use crate::probes::{Names, PROBES, ProbeReport, ReadError, Verdict};
 use crate::stats::{Series, Snapshot};
@@ -23,6 +24,17 @@ impl Observer {
     /// # Errors
     /// [`LoadError`] when nothing can be observed here.
     pub fn start(root: &HostRoot, topology: &Topology) -> Result<Self, LoadError> {
+        Self::start_anywhere(root, topology).and_then(|observer| {
+            observer.loaded.require_kvm()?;
+            Ok(observer)
+        })
+    }
+
+    /// As [`Observer::start`], also on a host without KVM.
+    ///
+    /// # Errors
+    /// [`LoadError`] when nothing can be observed here.
+    pub fn start_anywhere(root: &HostRoot, topology: &Topology) -> Result<Self, LoadError> {
         let mut loaded = Loaded::new(root, sizes_for(topology))?;
         loaded.set_owners(&owners(topology))?;
         Ok(Self { loaded, window: Window::default() })
@@ -65,6 +77,14 @@ impl Observer {
     pub fn close(&mut self) -> Result<(), ReadError> {
         self.window.until_ns = self.window.until_ns.min(monotonic_ns());
         self.loaded.open(self.window)
+    }
+
+    /// Says which CPUs are guarded: what takes them from their vCPUs is counted from then on.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub fn guard(&mut self, cpus: &CpuSet) -> Result<(), ReadError> {
+        self.loaded.guard(cpus)
     }
 
     /// Tells the probes that guests or their VFs have changed.
@@ -142,6 +162,8 @@ fn sizes_for(topology: &Topology) -> Sizes {
         deliveries: (slots * 2).clamp(64, 4096),
         // A vCPU shows some ten to twenty reasons.
         exits: (vcpus * 32).clamp(256, 16384),
+        // A CPU shows some thirty sources, an isolated one far fewer.
+        noise: count(topology.cpus.len()).saturating_mul(64).clamp(128, 4096),
     }
 }
 

@@ -3,6 +3,7 @@
 use super::observe::{Observer, monotonic_ns};
 use crate::bpf::LoadError;
 use crate::host::{HostRoot, read_facts, read_topology};
+use crate::model::CpuSet;
 use crate::model::topology::Topology;
 use crate::probes::{ProbeReport, ReadError, Verdict};
 use crate::session::{self, ProbeVerdict, RunEnd, RunStart, SessionError, Writer};
@@ -34,6 +35,8 @@ pub struct RunRequest<'a> {
     pub changes: Vec<String>,
     /// Only this guest's series are kept (its name); all when `None`.
     pub guest: Option<&'a str>,
+    /// CPUs whose noise is counted; none when empty.
+    pub guarded: CpuSet,
     /// Length of the window; until the workload ends when `None`.
     pub duration: Option<Duration>,
     /// Time between the start of the workload and the window.
@@ -103,6 +106,7 @@ pub async fn record_run(
     let mut topology = read_topology(root);
     // Before the workload: loading takes CPU time.
     let mut observer = Observer::start(root, &topology)?;
+    observer.guard(&request.guarded)?;
     let mut running =
         if request.command.is_empty() { None } else { Some(workload::start(request.command, request.echo)?) };
     let mut stop = Stop::new();

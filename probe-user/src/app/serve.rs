@@ -141,6 +141,7 @@ impl Service {
     fn start(root: HostRoot, state: StateDir) -> Result<Self, ServeError> {
         let topology = read_topology(&root);
         let mut observer = Observer::start(&root, &topology)?;
+        observer.guard(&topology.promised())?;
         for report in observer.reports() {
             let (state, how) = describe(report);
             tracing::info!("probe {} {}: {how}", report.probe, state.as_str());
@@ -189,7 +190,8 @@ impl Service {
     fn look_for_guests(&self) {
         let topology = Arc::new(read_topology(&self.root));
         let mut now = self.now();
-        if let Err(error) = now.observer.update(&topology) {
+        let told = now.observer.update(&topology).and_then(|()| now.observer.guard(&topology.promised()));
+        if let Err(error) = told {
             tracing::warn!(%error, "the probes were not told of changed guests");
         }
         let guests = guests(&topology);

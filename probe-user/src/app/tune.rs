@@ -12,6 +12,7 @@ use crate::apply::{
 };
 use crate::apply::{Host as _, StateDir, StateError, StateLock};
 use crate::host::HostRoot;
+use crate::model::CpuSet;
 use crate::plan::{PlanError, Policy};
 use crate::session::{Config, SessionError, Writer};
 use crate::workload::Echo;
@@ -189,6 +190,8 @@ impl Session<'_> {
                 seed: Some(request.seed),
                 changes,
                 guest: Some(request.guest),
+                // Noise is a matter of `isolation`: a hundred more series would blur the verdict on this guest.
+                guarded: CpuSet::new(),
                 duration: Some(request.duration),
                 warm_up: request.warm_up,
                 command: request.command,

@@ -4,7 +4,7 @@ use super::format;
 use crate::btf::Btf;
 use crate::host::HostRoot;
 use crate::probes::{KernelFacts, PROBES};
-use probe_ebpf::layout::{FIELDS, INJ_TELLS_REINJECTION, IRQFD_INJECT, MEMBERS};
+use probe_ebpf::layout::{FIELDS, INJ_TELLS_REINJECTION, IRQFD_INJECT, MEMBERS, SWITCH_TELLS_STATE};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
@@ -54,6 +54,9 @@ fn read_btf(root: &HostRoot, facts: &mut KernelFacts) {
     }
     if let Some(params) = facts.raw.get("kvm_inj_virq") {
         facts.globals.insert(INJ_TELLS_REINJECTION, u64::from(params.len() >= 3));
+    }
+    if let Some(params) = facts.raw.get("sched_switch") {
+        facts.globals.insert(SWITCH_TELLS_STATE, u64::from(params.len() >= 4));
     }
 }
 

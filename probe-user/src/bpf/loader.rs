@@ -4,9 +4,10 @@ use super::facts::read_facts;
 use super::maps::Maps;
 use super::object::OBJECT;
 use crate::host::HostRoot;
+use crate::model::CpuSet;
 use crate::probes::hook::{Candidate, Kind};
 use crate::probes::{
-    Hook, KernelFacts, MapReader, Missing, PROBES, ProbeReport, ProbeSpec, ReadError, Role, Verdict,
+    Hook, KernelFacts, MapReader, Missing, Needs, PROBES, ProbeReport, ProbeSpec, ReadError, Role, Verdict,
 };
 use aya::maps::{Array, HashMap};
 use aya::programs::{Program, ProgramError, RawTracePoint, TracePoint};
@@ -27,6 +28,8 @@ pub struct Sizes {
     pub deliveries: u32,
     /// (vCPU, exit reason) series.
     pub exits: u32,
+    /// (CPU, source) series of `cpu_noise`.
+    pub noise: u32,
 }
 
 /// Why nothing could be loaded at all.
@@ -54,7 +57,9 @@ pub enum LoadError {
 /// A loaded and attached object. Dropping it detaches everything.
 pub struct Loaded {
     ebpf: Ebpf,
+    facts: KernelFacts,
     reports: Vec<ProbeReport>,
+    guarded: CpuSet,
 }
 
 impl std::fmt::Debug for Loaded {
@@ -73,17 +78,46 @@ impl Loaded {
         let mut ebpf = load_object(&facts, sizes)?;
         let mut reports = Vec::with_capacity(PROBES.len());
         for probe in PROBES {
-            reports.push(attach_probe(&mut ebpf, probe.name, probe.hooks, &facts));
+            reports.push(match probe.needs {
+                Needs::GuardedCpus => nothing_guarded(probe),
+                Needs::Nothing | Needs::Vcpu => attach_probe(&mut ebpf, probe, &facts),
+            });
         }
         withdraw_dependents(&mut reports);
-        let loaded = Self { ebpf, reports };
-        if loaded.reports.iter().all(|r| !matches!(r.verdict, Verdict::Ready { .. }))
-            && !facts.raw.contains_key("kvm_entry")
-            && facts.events.get("kvm/kvm_entry") != Some(&true)
-        {
-            return Err(LoadError::NoKvm);
+        Ok(Self { ebpf, facts, reports, guarded: CpuSet::new() })
+    }
+
+    /// Whether there is a KVM on this host whose guests could be seen.
+    ///
+    /// # Errors
+    /// [`LoadError::NoKvm`] when there is none.
+    pub fn require_kvm(&self) -> Result<(), LoadError> {
+        let kvm = self.facts.raw.contains_key("kvm_entry")
+            || self.facts.events.get("kvm/kvm_entry") == Some(&true)
+            || self.reports.iter().any(|report| matches!(report.verdict, Verdict::Ready { .. }));
+        if kvm { Ok(()) } else { Err(LoadError::NoKvm) }
+    }
+
+    /// Says which CPUs `cpu_noise` looks at. Its programs are attached with the first of them.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub fn guard(&mut self, cpus: &CpuSet) -> Result<(), ReadError> {
+        const NAME: &str = "GUARDED";
+        let former = std::mem::replace(&mut self.guarded, cpus.clone());
+        let mut map: Array<_, u32> = self.map_mut(NAME)?;
+        for (changed, flag) in [(former.difference(cpus), 0), (cpus.difference(&former), 1)] {
+            for cpu in changed.iter() {
+                map.set(cpu.0, flag, 0).map_err(|e| read_error(NAME, e))?;
+            }
         }
-        Ok(loaded)
+        for (probe, report) in PROBES.iter().zip(&mut self.reports) {
+            let unattached = matches!(report.verdict, Verdict::NotApplicable { .. });
+            if probe.needs == Needs::GuardedCpus && unattached && !cpus.is_empty() {
+                *report = attach_probe(&mut self.ebpf, probe, &self.facts);
+            }
+        }
+        Ok(())
     }
 
     /// How each probe fares, in registry order.
@@ -210,6 +244,11 @@ fn load_object(facts: &KernelFacts, sizes: Sizes) -> Result<Ebpf, LoadError> {
         ("IRQ_HIST", sizes.deliveries * STAGES),
         ("EXITS", sizes.exits),
         ("EXIT_HIST", sizes.exits),
+        ("SCHED_HIST", sizes.vcpus),
+        ("PREEMPTERS", sizes.vcpus * 8),
+        ("NOISE", sizes.noise),
+        ("NOISE_IDS", sizes.noise),
+        ("NOISE_HIST", sizes.noise),
     ] {
         loader.map_max_entries(map, size);
     }
@@ -248,7 +287,14 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     text.split('\n').next().unwrap_or_default().to_owned()
 }
 
-fn attach_probe(ebpf: &mut Ebpf, probe: &str, hooks: &[Hook], facts: &KernelFacts) -> ProbeReport {
+fn nothing_guarded(probe: &ProbeSpec) -> ProbeReport {
+    let reason = "no CPU is guarded: no vCPU is pinned to a part of the CPUs".to_owned();
+    let verdict = Verdict::NotApplicable { reason };
+    ProbeReport { probe: probe.name.to_owned(), verdict, attached: Vec::new() }
+}
+
+fn attach_probe(ebpf: &mut Ebpf, probe: &ProbeSpec, facts: &KernelFacts) -> ProbeReport {
+    let ProbeSpec { name: probe, hooks, .. } = *probe;
     let mut attached = Vec::new();
     let mut missing = Vec::new();
     for hook in hooks {
@@ -307,7 +353,10 @@ fn attach(ebpf: &mut Ebpf, hook: &Hook, candidate: Candidate) -> Result<(), Prog
     match candidate.kind {
         Kind::Raw => {
             let program: &mut RawTracePoint = program.try_into()?;
-            program.load()?;
+            // One program can serve several events.
+            if program.fd().is_err() {
+                program.load()?;
+            }
             program.attach(hook.name()).map(drop)
         }
         Kind::Classic => {
@@ -319,21 +368,17 @@ fn attach(ebpf: &mut Ebpf, hook: &Hook, candidate: Candidate) -> Result<(), Prog
     }
 }
 
-/// A probe cannot work without `vcpu`, and loses what `vcpu` cannot see.
+/// A probe that stands on `vcpu` cannot work without it, and loses what `vcpu` cannot see.
 fn withdraw_dependents(reports: &mut [ProbeReport]) {
     let Some((first, rest)) = reports.split_first_mut() else { return };
-    match &first.verdict {
-        Verdict::Ready { missing: base } => {
-            for report in rest {
-                if let Verdict::Ready { missing } = &mut report.verdict {
-                    missing.extend(base.iter().cloned());
-                }
+    let dependents = PROBES.iter().skip(1).zip(rest).filter(|(probe, _)| probe.needs == Needs::Vcpu);
+    for (_, report) in dependents {
+        match (&first.verdict, &mut report.verdict) {
+            (Verdict::Ready { missing: base }, Verdict::Ready { missing }) => {
+                missing.extend(base.iter().cloned());
             }
-        }
-        other => {
-            for report in rest {
-                report.verdict = other.clone();
-            }
+            (Verdict::Ready { .. }, _) => {}
+            (other, own) => *own = other.clone(),
         }
     }
 }

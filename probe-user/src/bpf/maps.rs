@@ -5,7 +5,7 @@ use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
 use probe_ebpf::control::{Lost, Table};
 use probe_ebpf::hist::Hist;
-use probe_ebpf::probes::{irq_delivery, vm_exit};
+use probe_ebpf::probes::{cpu_noise, irq_delivery, vcpu_sched, vm_exit};
 use probe_ebpf::vcpu::Vcpu;
 
 /// Maps of a loaded object.
@@ -63,6 +63,17 @@ impl MapReader for Maps<'_> {
         self.element("EXITS", index)
     }
 
+    fn noise(&self, index: u32) -> Result<cpu_noise::NoiseSeries, ReadError> {
+        self.element("NOISE", index)
+    }
+
+    fn preempters(&self) -> Result<Vec<(vcpu_sched::Preempter, vcpu_sched::Preempted)>, ReadError> {
+        const NAME: &str = "PREEMPTERS";
+        let map: HashMap<&MapData, vcpu_sched::Preempter, vcpu_sched::Preempted> =
+            self.map(NAME)?.try_into().map_err(|e| error(NAME, e))?;
+        map.iter().collect::<Result<_, _>>().map_err(|e| error(NAME, e))
+    }
+
     fn vcpus(&self) -> Result<Vec<(u32, Vcpu)>, ReadError> {
         const NAME: &str = "VCPUS";
         let map: HashMap<&MapData, u32, Vcpu> = self.map(NAME)?.try_into().map_err(|e| error(NAME, e))?;
@@ -78,6 +89,8 @@ impl MapReader for Maps<'_> {
             Table::Slots => self.size::<irq_delivery::Slot>("SLOTS")?,
             Table::Deliveries => self.size::<irq_delivery::Delivery>("DELIVERIES")?,
             Table::Exits => self.size::<vm_exit::ExitSeries>("EXITS")?,
+            Table::Scheds => self.size::<Hist>("SCHED_HIST")?,
+            Table::Noise => self.size::<cpu_noise::NoiseSeries>("NOISE")?,
         };
         Ok(u32::try_from(next).unwrap_or(u32::MAX).min(size))
     }

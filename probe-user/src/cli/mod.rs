@@ -7,6 +7,7 @@ mod doctor;
 mod duration;
 mod exit;
 mod failures;
+mod isolation;
 mod log;
 mod man;
 mod paint;
@@ -91,6 +92,8 @@ pub enum Command {
     Rollback(rollback::Args),
     /// Show the configuration in force, setting by setting; exit code 1 when something differs
     Status(status::Args),
+    /// Judge what disturbs CPUs that were promised to vCPUs; exit code 1 when it is over budget
+    Isolation(isolation::Args),
     /// Export all figures to Prometheus until stopped
     Serve(serve::Args),
     /// Print the completion script of a shell
@@ -121,6 +124,7 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Verify(args) => verify::run(&globals, &args),
         Command::Rollback(args) => rollback::run(&globals, &args),
         Command::Status(args) => status::run(&globals, &args),
+        Command::Isolation(args) => isolation::run(&globals, &args),
         Command::Serve(args) => serve::run(&globals, &args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),

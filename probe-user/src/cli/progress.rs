@@ -35,6 +35,11 @@ impl Bar {
         self.bar.set_message(headline(progress.snapshot));
     }
 
+    /// Moves it on.
+    pub(super) fn at(&self, elapsed: Duration) {
+        self.bar.set_position(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));
+    }
+
     /// Takes it off the screen.
     pub(super) fn clear(&self) {
         self.bar.finish_and_clear();

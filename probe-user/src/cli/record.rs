@@ -48,6 +48,7 @@ pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
         seed: None,
         changes: Vec::new(),
         guest: guest.as_deref(),
+        guarded: topology.promised(),
         duration,
         warm_up: Duration::ZERO,
         command: &args.command,

@@ -45,6 +45,8 @@ pub fn markdown() -> String {
     let mut text = HEAD.to_owned();
     table(&mut text, "Interrupt delivery (`irq_delivery`)", |m| probe(m) == Some("irq_delivery"));
     table(&mut text, "VM exits (`vm_exit`)", |m| probe(m) == Some("vm_exit"));
+    table(&mut text, "Scheduling of vCPUs (`vcpu_sched`)", |m| probe(m) == Some("vcpu_sched"));
+    table(&mut text, "Noise on guarded CPUs (`cpu_noise`)", |m| probe(m) == Some("cpu_noise"));
     table(&mut text, "State and own cost", |m| probe(m).is_none());
     text.push_str("\n## Labels\n\n| label | value |\n|---|---|\n");
     for (label, meaning) in LABELS {

@@ -75,6 +75,19 @@ const fn exit(
     Metric { name, kind: Kind::Counter, unit, labels, help, origin: Origin::Counter("vm_exit", counter) }
 }
 
+/// Labels of what one thread took from one vCPU in one configuration.
+const PREEMPTER: &[&str] = &["guest", "vcpu", "by", "by_kind", "config"];
+
+const fn sched(
+    name: &'static str,
+    counter: &'static str,
+    unit: Unit,
+    labels: &'static [&'static str],
+    help: &'static str,
+) -> Metric {
+    Metric { name, kind: Kind::Counter, unit, labels, help, origin: Origin::Counter("vcpu_sched", counter) }
+}
+
 const fn own(
     name: &'static str,
     kind: Kind,
@@ -202,6 +215,52 @@ pub static METRICS: &[Metric] = &[
         VCPU,
         "Time of the halts in which the vCPU's thread went to sleep",
     ),
+    Metric {
+        name: "vfprobe_vcpu_runqueue_seconds",
+        kind: Kind::Histogram,
+        unit: Unit::Seconds,
+        labels: VCPU,
+        help: "Time from the wakeup of a vCPU's thread until it runs",
+        origin: Origin::Series("vcpu_sched"),
+    },
+    sched("vfprobe_vcpu_running_seconds_total", "running_ns", Unit::Seconds, VCPU, "Time on a CPU"),
+    sched(
+        "vfprobe_vcpu_runnable_seconds_total",
+        "runnable_ns",
+        Unit::Seconds,
+        VCPU,
+        "Time in which the vCPU's thread could have run and had no CPU",
+    ),
+    sched("vfprobe_vcpu_blocked_seconds_total", "blocked_ns", Unit::Seconds, VCPU, "Time asleep"),
+    sched(
+        "vfprobe_vcpu_migrations_total",
+        "migrations",
+        Unit::None,
+        VCPU,
+        "Times that a vCPU's thread went on on another CPU",
+    ),
+    sched(
+        "vfprobe_vcpu_preempted_total",
+        "preempted",
+        Unit::None,
+        PREEMPTER,
+        "Times that another thread took the CPU of a vCPU that wanted to go on",
+    ),
+    sched(
+        "vfprobe_vcpu_preempted_seconds_total",
+        "preempted_ns",
+        Unit::Seconds,
+        PREEMPTER,
+        "Time from such a preemption until the vCPU ran again",
+    ),
+    Metric {
+        name: "vfprobe_cpu_noise_seconds",
+        kind: Kind::Histogram,
+        unit: Unit::Seconds,
+        labels: &["cpu", "kind", "source", "config"],
+        help: "Time that something took a guarded CPU from its vCPU, net of what was nested in it",
+        origin: Origin::Series("cpu_noise"),
+    },
     own(
         "vfprobe_lost_total",
         Kind::Counter,
@@ -328,12 +387,16 @@ pub static METRICS: &[Metric] = &[
 /// What each label means. Every label of [`METRICS`] is here once.
 pub static LABELS: &[(&str, &str)] = &[
     ("asked", "CPU list asked for"),
+    ("by", "name of the thread that preempted"),
+    ("by_kind", "`kernel` or `user`"),
     ("cause", "why something was lost or cannot be seen"),
     ("config", "the configuration that was in force: `baseline`, or the applied one's name"),
+    ("cpu", "number of the host's CPU"),
     ("cpus", "CPU list"),
     ("effective", "CPU list that the interrupt controller is set to"),
     ("guest", "the guest's name"),
     ("irq", "Linux interrupt number on the host"),
+    ("kind", "`irq`, `vector`, `softirq`, `kernel-thread`, `user-thread` or `nmi` (probes.md)"),
     ("mode", "delivery mode"),
     ("pid", "process of the VMM"),
     ("probe", "the probe's name (probes.md)"),
@@ -342,6 +405,7 @@ pub static LABELS: &[(&str, &str)] = &[
         "exit reason by its name in KVM; for `vfprobe_probe_info` the hook, or why the probe does not run",
     ),
     ("slot", "MSI-X table index of the VF's vector"),
+    ("source", "name of what took the CPU, as the kernel has it"),
     ("stage", "part of the way: `dispatch`, `wake`, `inject`, `delivery`, `service` (probes.md)"),
     ("state", "state of the probe"),
     ("tid", "thread of the vCPU"),

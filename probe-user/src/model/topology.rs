@@ -196,6 +196,14 @@ impl Topology {
         self.cpus.iter().filter(|c| c.online).map(|c| c.id).collect()
     }
 
+    /// CPUs that were promised to vCPUs: those that pinned vCPU threads may run on.
+    #[must_use]
+    pub fn promised(&self) -> CpuSet {
+        let online = self.online();
+        let pins = self.guests.iter().flat_map(|g| &g.vcpus).map(|v| v.thread.affinity.intersection(&online));
+        pins.filter(|pin| *pin != online).fold(CpuSet::new(), |all, pin| all.union(&pin))
+    }
+
     /// The guests that `wanted` names: an exact name, uuid or pid.
     pub fn find_guests<'a>(&'a self, wanted: &'a str) -> impl Iterator<Item = &'a Guest> {
         self.guests.iter().filter(move |g| {

@@ -1,6 +1,6 @@
 //! `irq_delivery`: the stages of a VF's interrupt on its way into the guest (docs/probes.md).
 
-use super::{Hook, MapReader, Names, ProbeReport, ProbeSpec, ReadError, Role, hook};
+use super::{Hook, MapReader, Names, Needs, ProbeReport, ProbeSpec, ReadError, Role, hook};
 use crate::model::PciAddress;
 use crate::stats::{Counter, Histogram, Labels, Observability, Series, Snapshot};
 use probe_ebpf::control::Table;
@@ -13,6 +13,7 @@ const APICV: &str = "APICv/AVIC delivers without an event";
 pub static SPEC: ProbeSpec = ProbeSpec {
     name: "irq_delivery",
     about: "stages of a VF's interrupt from the host's handler into the guest",
+    needs: Needs::Vcpu,
     hooks: &[
         Hook {
             event: "kvm/kvm_eoi",

@@ -3,12 +3,14 @@
 //! The specification part is pure; only `bpf` attaches anything. To add a probe: one file here, one in probe-ebpf,
 //! one line in [`PROBES`].
 
+pub mod cpu_noise;
 mod exit_names;
 pub mod facts;
 pub mod hook;
 pub mod irq_delivery;
 mod user_exit_names;
 pub mod vcpu;
+pub mod vcpu_sched;
 pub mod vm_exit;
 
 pub use facts::KernelFacts;
@@ -25,6 +27,8 @@ pub struct ProbeSpec {
     pub name: &'static str,
     /// One line for people.
     pub about: &'static str,
+    /// What must be there for it.
+    pub needs: Needs,
     /// Hooks, in the order in which they are attached: ends of an interval before its start, so that nothing
     /// begins that cannot end.
     pub hooks: &'static [Hook],
@@ -32,8 +36,26 @@ pub struct ProbeSpec {
     pub collect: fn(&dyn MapReader, &Names<'_>, &ProbeReport, &mut Snapshot) -> Result<(), ReadError>,
 }
 
-/// All probes. `vcpu` comes first: the others stand on it.
-pub static PROBES: &[&ProbeSpec] = &[&vcpu::SPEC, &irq_delivery::SPEC, &vm_exit::SPEC];
+/// What must be there for a probe to be attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// Nothing but its hooks.
+    Nothing,
+    /// The probe `vcpu`.
+    Vcpu,
+    /// A CPU to look at: its programs cost a little on every CPU.
+    GuardedCpus,
+}
+
+/// All probes. `vcpu` comes first: others stand on it.
+pub static PROBES: &[&ProbeSpec] =
+    &[&vcpu::SPEC, &irq_delivery::SPEC, &vm_exit::SPEC, &vcpu_sched::SPEC, &cpu_noise::SPEC];
+
+/// A name in a fixed array, up to its first zero byte.
+fn text(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}
 
 /// Reading maps by name, whatever holds them.
 pub trait MapReader {
@@ -57,6 +79,21 @@ pub trait MapReader {
     /// # Errors
     /// When the map or the element does not exist.
     fn exit(&self, index: u32) -> Result<probe_ebpf::probes::vm_exit::ExitSeries, ReadError>;
+    /// As `hist`, for sources of noise.
+    ///
+    /// # Errors
+    /// When the map or the element does not exist.
+    fn noise(&self, index: u32) -> Result<probe_ebpf::probes::cpu_noise::NoiseSeries, ReadError>;
+    /// Who preempted vCPUs, and what that took.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    fn preempters(
+        &self,
+    ) -> Result<
+        Vec<(probe_ebpf::probes::vcpu_sched::Preempter, probe_ebpf::probes::vcpu_sched::Preempted)>,
+        ReadError,
+    >;
     /// All vCPUs seen, with their thread ids.
     ///
     /// # Errors
@@ -186,7 +223,8 @@ mod tests {
             .flatten()
             .map(|v| v.program)
             .collect();
-        assert_eq!(programs.iter().collect::<BTreeSet<_>>().len(), programs.len());
+        // Of one program at several events the event's arguments tell which it was.
+        let programs: BTreeSet<_> = programs.into_iter().collect();
         // The kernel keeps 15 bytes of a program's name.
         let short: BTreeSet<_> = programs.iter().map(|p| &p[..p.len().min(15)]).collect();
         assert_eq!(short.len(), programs.len());
@@ -202,12 +240,14 @@ mod tests {
             .chain([IRQFD_INJECT])
             .filter(|global| !OPTIONAL.contains(global))
             .collect();
+        let optional: BTreeSet<_> = OPTIONAL.iter().copied().collect();
         let needed: BTreeSet<_> = PROBES
             .iter()
             .flat_map(|p| p.hooks)
             .flat_map(|h| [h.raw, h.classic])
             .flatten()
             .flat_map(|v| v.needs.iter().copied())
+            .filter(|global| !optional.contains(global))
             .collect();
         assert_eq!(known, needed, "left: layout, right: hooks");
     }

@@ -1,7 +1,9 @@
 //! `vm_exit`: why vCPUs leave their guest, how often, and how long the host keeps the CPU (docs/probes.md).
 
 use super::hook::{self, Variant};
-use super::{Hook, MapReader, Names, ProbeReport, ProbeSpec, ReadError, Role, exit_names, user_exit_names};
+use super::{
+    Hook, MapReader, Names, Needs, ProbeReport, ProbeSpec, ReadError, Role, exit_names, user_exit_names,
+};
 use crate::btf::Param;
 use crate::stats::{Counter, Histogram, Labels, Observability, Series, Snapshot};
 use probe_ebpf::control::Table;
@@ -11,6 +13,7 @@ use probe_ebpf::probes::vm_exit::VcpuExit;
 pub static SPEC: ProbeSpec = ProbeSpec {
     name: "vm_exit",
     about: "why vCPUs leave their guest, and how long the host keeps the CPU",
+    needs: Needs::Vcpu,
     hooks: &[
         Hook {
             event: "kvm/kvm_vcpu_wakeup",

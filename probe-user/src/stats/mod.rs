@@ -6,6 +6,7 @@ pub mod compare;
 pub mod gate;
 pub mod hdr;
 pub mod histogram;
+pub mod isolation;
 pub mod rng;
 pub mod series;
 pub mod summary;

@@ -6,7 +6,9 @@ use probe_ebpf::{
     control::Table,
     hist::Hist,
     probes::{
+        cpu_noise::{NoiseKey, NoiseSeries},
         irq_delivery::{Delivery, Slot, VcpuIrq},
+        vcpu_sched::{Preempted, Preempter, RUNNING, VcpuSched},
         vm_exit::{DIRECT_CODES, ExitSeries, USER_REASONS, VcpuExit},
     },
     vcpu::{SWITCHES_KEPT, Vcpu},
@@ -93,16 +95,39 @@ impl MapReader for Maps {
             series: [0; DIRECT_CODES],
         };
         let irq = VcpuIrq { injected: 0, pad: 0, raise_ns: 0, accept_ns: 0, asleep: 0, vectors: [0; 256] };
+        let sched = VcpuSched {
+            state: RUNNING,
+            series: 1,
+            since_ns: 0,
+            running_ns: 1,
+            runnable_ns: 1,
+            blocked_ns: 1,
+            migrations: 1,
+            by: preempter(),
+        };
         let switched_ns = [0; SWITCHES_KEPT];
         Ok(vec![(
             101,
-            Vcpu { tgid: 100, vcpu_id: 0, running: 1, cpu: 2, switches: 0, switched_ns, exit, irq },
+            Vcpu { tgid: 100, vcpu_id: 0, running: 1, cpu: 2, switches: 0, switched_ns, exit, irq, sched },
         )])
+    }
+
+    fn preempters(&self) -> Result<Vec<(Preempter, Preempted)>, ReadError> {
+        Ok(vec![(preempter(), Preempted { n: 1, total_ns: 2, max_ns: 2 })])
+    }
+
+    fn noise(&self, _: u32) -> Result<NoiseSeries, ReadError> {
+        let key = NoiseKey { cpu: 2, kind: 2, id: 0xec, comm: [0; 16] };
+        Ok(NoiseSeries { key, name: [0; 32] })
     }
 
     fn used(&self, _: Table) -> Result<u32, ReadError> {
         Ok(1)
     }
+}
+
+fn preempter() -> Preempter {
+    Preempter { kernel: 1, comm: *b"kworker/2:1\0\0\0\0\0", tid: 101 }
 }
 
 /// What all probes say when the hooks behind the named figures are missing.

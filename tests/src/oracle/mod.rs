@@ -6,6 +6,8 @@
 pub mod delivery;
 pub mod exits;
 pub mod guests;
+pub mod noise;
+pub mod sched;
 pub mod trace;
 pub mod verdict;
 

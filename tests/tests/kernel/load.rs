@@ -10,7 +10,12 @@ fn probes_load_and_say_how_they_fare() {
     let mut observer = Observer::start(&HostRoot::live(), &Topology::default()).unwrap();
     for report in observer.reports() {
         println!("{report:?}");
-        assert!(matches!(report.verdict, Verdict::Ready { .. }), "{report:?}");
+        // Nothing is guarded yet.
+        let expected = |verdict: &Verdict| match report.probe.as_str() {
+            "cpu_noise" => matches!(verdict, Verdict::NotApplicable { .. }),
+            _ => matches!(verdict, Verdict::Ready { .. }),
+        };
+        assert!(expected(&report.verdict), "{report:?}");
     }
     observer.open(None).unwrap();
     let snapshot = observer.snapshot(&Topology::default()).unwrap();

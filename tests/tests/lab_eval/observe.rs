@@ -4,8 +4,9 @@
 use super::left;
 use probe_user::session::{self, Run};
 use probe_user::stats::{Quantile, Series, Summary};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use vfprobe_tests::oracle::{Span, delivery, exits, guests, trace, verdict};
+use vfprobe_tests::oracle::{Span, delivery, exits, guests, noise, sched, trace, verdict};
 
 /// At most this many events may fall on different sides of the window's ends: one at each.
 const EDGES: u64 = 2;
@@ -168,4 +169,79 @@ fn exits_idle() {
 #[test]
 fn exits_loaded() {
     exits_agree("loaded");
+}
+
+fn waits_agree(load: &str) {
+    let capture = Capture::read(load);
+    let events = trace::parse(&capture.text).unwrap();
+    let expected = sched::evaluate(&events, &capture.guests, capture.span());
+    assert!(!expected.is_empty(), "no vCPU was woken up in the capture");
+    let mut found = Vec::new();
+    for ((guest, vcpu), values) in &expected {
+        let series = capture.run.snapshot.series.iter().find(|s| {
+            s.probe == "vcpu_sched"
+                && s.labels.get("guest") == Some(guest)
+                && s.labels.get("vcpu") == Some(&vcpu.to_string())
+        });
+        found.extend(differences(
+            &format!("{guest} vCPU {vcpu} run-queue wait"),
+            values.clone(),
+            series,
+            capture.own_ns,
+        ));
+    }
+    println!("{load}: run-queue waits of {} vCPUs compared", expected.len());
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+#[test]
+fn waits_idle() {
+    waits_agree("idle");
+}
+
+#[test]
+fn waits_loaded() {
+    waits_agree("loaded");
+}
+
+/// Counts of every source on the watched CPU. Times are proven on a real clock, by the kernel layer: here each stamp
+/// costs as much as the interrupts it measures.
+#[test]
+fn noise_counts() {
+    let text = |name: &str| fs::read_to_string(left(name)).unwrap();
+    let report: serde_json::Value = serde_json::from_str(&text("noise.json")).unwrap();
+    let guests = guests::parse(&text("guests")).unwrap();
+    let vcpus: BTreeSet<u32> = guests.values().flat_map(|g| g.vcpus.keys().copied()).collect();
+    let number = |value: &serde_json::Value| value.as_u64().unwrap();
+    let from_ns = number(&report["from_ns"]);
+    let span = Span { from_ns, until_ns: from_ns + number(&report["window_ns"]) };
+    let trace = text("noise.trace");
+    let expected = noise::evaluate(&trace::parse(&trace).unwrap(), 1, &vcpus, span);
+    let mut reported: BTreeMap<String, u64> = BTreeMap::new();
+    for source in report["sources"].as_array().unwrap() {
+        let name = source["source"].as_str().unwrap();
+        let key = match source["kind"].as_str().unwrap() {
+            "irq" => "irq".to_owned(),
+            "softirq" => format!("softirq {name}"),
+            "kernel-thread" | "user-thread" => format!("thread {name}"),
+            _ => name.to_owned(),
+        };
+        *reported.entry(key).or_default() += number(&source["n"]);
+    }
+    let mut ours: BTreeMap<String, u64> = BTreeMap::new();
+    for (source, noise) in &expected {
+        // vfprobe names interrupts by their handlers, ftrace by their numbers: all of them together.
+        let key = if source.starts_with("irq ") { "irq" } else { source.as_str() };
+        *ours.entry(key.to_owned()).or_default() += noise.n;
+    }
+    assert!(ours.len() > 2, "too few sources: {ours:?}");
+    let all: BTreeSet<&String> = ours.keys().chain(reported.keys()).collect();
+    let count = |of: &BTreeMap<String, u64>, source: &str| of.get(source).copied().unwrap_or(0);
+    let differ: Vec<String> = all
+        .into_iter()
+        .filter(|source| !verdict::count_agrees(count(&ours, source), count(&reported, source), EDGES))
+        .map(|s| format!("{s}: n {}, the oracle has {}", count(&reported, s), count(&ours, s)))
+        .collect();
+    println!("{} sources, {} intervals compared", ours.len(), ours.values().sum::<u64>());
+    assert!(differ.is_empty(), "{}", differ.join("\n"));
 }

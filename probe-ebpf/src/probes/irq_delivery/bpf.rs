@@ -104,13 +104,19 @@ fn irq_entry_raw(ctx: RawTracePointContext) -> i32 {
     0
 }
 
+/// Where the name of a `struct irqaction` stands.
+#[inline(always)]
+pub(crate) fn name_address(action: u64) -> Option<u64> {
+    read_field(action, &OFF_IRQACTION_NAME)
+}
+
 /// Finds out what an interrupt is by the name of its handler.
 #[inline(never)]
 fn look_at(known: &mut KnownIrq, irq: u32, action: u64, dev_id: u64) -> u32 {
     known.slot = 0;
     known.action = action;
     known.dev_id = dev_id;
-    let Some(address) = read_field::<u64>(action, &OFF_IRQACTION_NAME) else {
+    let Some(address) = name_address(action) else {
         lost(Lost::IrqNameUnreadable);
         return 0;
     };

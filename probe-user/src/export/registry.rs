@@ -175,6 +175,20 @@ pub static METRICS: &[Metric] = &[
     ),
     exit("vfprobe_vcpu_guest_seconds_total", "guest_ns", Unit::Seconds, VCPU, "Time in guest mode"),
     exit(
+        "vfprobe_vcpu_host_seconds_total",
+        "host_ns",
+        Unit::Seconds,
+        VCPU,
+        "Time from VM exits other than halts to the next entry, preemption and the VMM's work included",
+    ),
+    exit(
+        "vfprobe_vcpu_halted_seconds_total",
+        "halted_ns",
+        Unit::Seconds,
+        VCPU,
+        "Time from halts of the guest to the next entry: sleep, halt polling and wake-up",
+    ),
+    exit(
         "vfprobe_halt_polled_total",
         "halt_polled",
         Unit::None,

@@ -4,6 +4,7 @@ pub mod control;
 pub mod guests;
 pub mod interrupt;
 pub mod observe;
+mod own_cost;
 pub mod record;
 pub mod schedule;
 pub mod serve;

@@ -8,6 +8,7 @@ mod made_up;
 
 use anyhow::{Context, Result, ensure};
 use probe_user::export::{
+    bounds::Bounds,
     families::{Fold, Scrape, families},
     prometheus,
 };
@@ -62,7 +63,7 @@ fn an_answer_of_the_exporter_has_no_lint() -> Result<()> {
     }
     let (snapshot, status) = (made_up::snapshot(), made_up::status());
     let scrape = Scrape { snapshot: Some(&snapshot), status: &status, read_seconds: 0.25 };
-    promtool(&["check", "metrics"], &prometheus::text(&families(&scrape, &Fold::default()))?)
+    promtool(&["check", "metrics"], &prometheus::text(&families(&scrape, &Fold::default()), Bounds::Normal)?)
 }
 
 #[test]

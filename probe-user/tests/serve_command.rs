@@ -31,6 +31,15 @@ fn a_taken_port_is_said_with_the_way_out() {
 }
 
 #[test]
+fn bounds_that_do_not_exist_are_named() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vfprobe"));
+    let output = command.args(["serve", "--bounds", "all"]).output().expect("the program starts");
+    assert_eq!(output.status.code(), Some(2));
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(message.contains("\"all\" is no set of bounds (expected coarse, normal or fine)"), "{message}");
+}
+
+#[test]
 fn labels_that_cannot_be_folded_are_named() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vfprobe"));
     let output = command.args(["serve", "--fold", "guest"]).output().expect("the program starts");

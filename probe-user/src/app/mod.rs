@@ -5,6 +5,7 @@ pub mod guests;
 pub mod interrupt;
 pub mod isolation;
 pub mod observe;
+mod own_cost;
 pub mod record;
 pub mod schedule;
 pub mod serve;

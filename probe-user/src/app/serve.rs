@@ -3,22 +3,25 @@
 //!
 //! Changes nothing on the host.
 
-use super::{control, observe::Observer};
+use super::{control, observe::Observer, own_cost};
 use crate::apply::StateDir;
 use crate::bpf::LoadError;
+use crate::export::bounds::Bounds;
 use crate::export::families::Fold;
 use crate::export::http::{self, Limits};
 use crate::export::ledger::Ledger;
-use crate::export::{ExportError, Exporter, Hold, ProbeState, ProbeStatus, Source, SourceError, Status};
+use crate::export::{
+    Began, ExportError, Exporter, Hold, ProbeState, ProbeStatus, Source, SourceError, Status,
+};
 use crate::host::{HostRoot, read_topology};
-use crate::model::topology::Topology;
+use crate::model::topology::{Guest, Topology};
 use crate::probes::{ProbeReport, ReadError, Verdict};
 use crate::stats::Snapshot;
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -36,6 +39,8 @@ pub struct Options {
     pub listen: String,
     /// Labels to leave out.
     pub fold: Fold,
+    /// Bounds of the histograms.
+    pub bounds: Bounds,
     /// Where the journal is.
     pub state: StateDir,
 }
@@ -67,7 +72,7 @@ pub enum ServeError {
 /// # Errors
 /// [`ServeError`] when the address cannot be listened on, or nothing can be observed.
 pub fn run(root: HostRoot, options: Options) -> Result<(), ServeError> {
-    let Options { listen, fold, state } = options;
+    let Options { listen, fold, bounds, state } = options;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|source| ServeError::Process { what: "start the runtime", source })?;
     runtime.block_on(async {
@@ -77,7 +82,7 @@ pub fn run(root: HostRoot, options: Options) -> Result<(), ServeError> {
         let service = Arc::new(Service::start(root, state)?);
         tracing::info!(address = listen, "serving metrics");
         let follow = tokio::spawn(follow(Arc::clone(&service)));
-        let exporter = Arc::new(Exporter::new(service, fold));
+        let exporter = Arc::new(Exporter::new(service, fold, bounds));
         http::serve(listener, exporter, Limits::default(), stop).await;
         follow.abort();
         tracing::info!("stopped");
@@ -133,12 +138,16 @@ struct Now {
     topology: Arc<Topology>,
     ledger: Ledger,
     hold: Option<Hold>,
+    began: Began,
+    /// When guests were last looked for.
+    looked: SystemTime,
     /// Why the last reading failed.
     broken: Option<String>,
 }
 
 impl Service {
     fn start(root: HostRoot, state: StateDir) -> Result<Self, ServeError> {
+        let looked = SystemTime::now();
         let topology = read_topology(&root);
         let mut observer = Observer::start(&root, &topology)?;
         observer.guard(&topology.promised())?;
@@ -152,6 +161,8 @@ impl Service {
             topology: Arc::new(topology),
             ledger: Ledger::new(BASELINE),
             hold: None,
+            began: Began { probes: Some(looked), ..Began::default() },
+            looked,
             broken: None,
         };
         let service = Self { root, state, now: Mutex::new(now) };
@@ -188,8 +199,12 @@ impl Service {
 
     /// Reads the topology anew.
     fn look_for_guests(&self) {
+        let looked = SystemTime::now();
         let topology = Arc::new(read_topology(&self.root));
         let mut now = self.now();
+        let began = began(&now.began, &now.topology, &topology, now.looked);
+        now.began = began;
+        now.looked = looked;
         let told = now.observer.update(&topology).and_then(|()| now.observer.guard(&topology.promised()));
         if let Err(error) = told {
             tracing::warn!(%error, "the probes were not told of changed guests");
@@ -234,6 +249,17 @@ fn guests(topology: &Topology) -> BTreeSet<&str> {
     topology.guests.iter().map(|guest| guest.name.as_str()).collect()
 }
 
+/// Since when the guests of `after` are counted, given when `before` was looked at.
+fn began(known: &Began, before: &Topology, after: &Topology, looked: SystemTime) -> Began {
+    let there =
+        |guest: &&Guest| before.guests.iter().any(|old| (&old.name, old.pid) == (&guest.name, guest.pid));
+    let since = |guest: &Guest| {
+        let since = if there(&guest) { known.guests.get(&guest.name).copied()? } else { looked };
+        Some((guest.name.clone(), since))
+    };
+    Began { probes: known.probes, guests: after.guests.iter().filter_map(since).collect() }
+}
+
 impl Source for Service {
     fn snapshot(&self) -> Result<Snapshot, SourceError> {
         let mut now = self.now();
@@ -259,6 +285,8 @@ impl Source for Service {
             hold: now.hold,
             probes: probes.collect(),
             topology: Some(Arc::clone(&now.topology)),
+            began: now.began.clone(),
+            own: own_cost::read(),
         }
     }
 }
@@ -293,12 +321,45 @@ fn describe(report: &ProbeReport) -> (ProbeState, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{Pid, topology::Vmm};
     use crate::probes::Missing;
 
     fn report(verdict: Verdict) -> ProbeReport {
         let attached = [("kvm/kvm_entry", "raw tracepoint"), ("kvm/kvm_exit", "tracepoint")];
         let attached = attached.map(|(event, kind)| (event.to_owned(), kind.to_owned())).to_vec();
         ProbeReport { probe: "vm_exit".to_owned(), verdict, attached }
+    }
+
+    #[test]
+    fn a_guest_counts_since_it_was_last_not_there() {
+        let at = |s| SystemTime::UNIX_EPOCH + Duration::from_secs(s);
+        let topology = |guests: &[(&str, u32)]| Topology {
+            guests: guests.iter().map(|(name, pid)| guest(name, *pid)).collect(),
+            ..Topology::default()
+        };
+        let start = Began { probes: Some(at(1)), ..Began::default() };
+        let first = topology(&[("a", 7)]);
+        let second = topology(&[("a", 7), ("b", 8)]);
+        let then = began(&start, &first, &second, at(10));
+        assert_eq!([then.of(Some("a")), then.of(Some("b")), then.of(None)], [1, 10, 1].map(at).map(Some));
+        // It keeps its time while it runs, gets another when it is started anew, and is forgotten with its end.
+        let later = began(&then, &second, &topology(&[("a", 9), ("b", 8)]), at(20));
+        assert_eq!([later.of(Some("a")), later.of(Some("b"))], [20, 10].map(at).map(Some));
+        assert!(began(&later, &second, &topology(&[]), at(30)).guests.is_empty());
+    }
+
+    fn guest(name: &str, pid: u32) -> Guest {
+        Guest {
+            name: name.to_owned(),
+            uuid: None,
+            pid: Pid(pid),
+            start_time: 1,
+            vmm: Vmm::Qemu,
+            libvirt: false,
+            vcpus: vec![],
+            threads: vec![],
+            vfs: vec![],
+        }
     }
 
     #[test]

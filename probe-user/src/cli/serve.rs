@@ -3,6 +3,7 @@
 use super::{Exit, Failure, Globals};
 use crate::app::serve::{self, Options, ServeError};
 use crate::apply::StateDir;
+use crate::export::bounds::Bounds;
 use crate::export::families::{Fold, FoldLabel};
 use crate::export::{DEFAULT_LISTEN, ExportError};
 use crate::host::HostRoot;
@@ -17,14 +18,18 @@ pub struct Args {
     /// Add up all vectors of a VF (slot) or all vCPUs of a guest (vcpu); may be given twice
     #[arg(long, value_name = "LABEL")]
     fold: Vec<FoldLabel>,
+    /// Bounds of the histograms: coarse (14), normal (27) or fine (105); counts are exact at each
+    #[arg(long, value_name = "SET", default_value = "normal")]
+    bounds: Bounds,
 }
 
 /// Serves until it is asked to stop.
 pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
-    let Args { listen, fold } = args;
+    let Args { listen, fold, bounds } = args;
     let options = Options {
         listen: listen.clone(),
         fold: Fold(fold.iter().copied().collect()),
+        bounds: *bounds,
         state: StateDir::new(&globals.state_dir),
     };
     match serve::run(HostRoot::live(), options) {

@@ -124,6 +124,10 @@ pub fn families<'a>(scrape: &Scrape<'a>, fold: &Fold) -> Vec<Family<'a>> {
         all.own("vfprobe_config_drifted_settings", [""; 0], hold.drifted as f64);
         all.own("vfprobe_config_settled", [""; 0], f64::from(u8::from(hold.settled)));
     }
+    if let Some(own) = scrape.status.own {
+        all.own("vfprobe_process_cpu_seconds_total", [""; 0], seconds(own.cpu_ns));
+        all.own("vfprobe_process_resident_memory_bytes", [""; 0], own.resident_bytes as f64);
+    }
     all.own("vfprobe_build_info", [env!("CARGO_PKG_VERSION")], 1.0);
     all.own("vfprobe_up", [""; 0], f64::from(u8::from(scrape.snapshot.is_some())));
     all.own("vfprobe_scrape_duration_seconds", [""; 0], scrape.read_seconds);

@@ -4,13 +4,17 @@
 //! all places taken, the connection that has been open longest gives way. A scrape takes milliseconds, so it is the
 //! idle and the slow that go, and they cannot keep others out.
 
-use super::{ExportError, Exporter, pages, prometheus};
+use super::{
+    ExportError, Exporter,
+    negotiate::{self, Format},
+    openmetrics, pages, prometheus,
+};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
     body::Incoming,
-    header::{ALLOW, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS},
+    header::{ACCEPT, ALLOW, CONTENT_TYPE, HeaderValue, VARY, X_CONTENT_TYPE_OPTIONS},
     server::conn::http1,
     service::service_fn,
 };
@@ -152,7 +156,7 @@ async fn answer(exporter: &Exporter, request: &Request<Incoming>) -> Response<Fu
         return refused;
     }
     let answer = match path {
-        "/metrics" => metrics(exporter).await,
+        "/metrics" => metrics(exporter, request).await,
         "/healthz" => health(exporter).await,
         _ => landing(exporter).await,
     };
@@ -162,8 +166,19 @@ async fn answer(exporter: &Exporter, request: &Request<Incoming>) -> Response<Fu
     })
 }
 
-async fn metrics(exporter: &Exporter) -> Result<Response<Full<Bytes>>, ExportError> {
-    Ok(response(StatusCode::OK, prometheus::CONTENT_TYPE, exporter.metrics().await?))
+async fn metrics(
+    exporter: &Exporter,
+    request: &Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, ExportError> {
+    let accept = request.headers().get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let format = negotiate::format(&accept.collect::<Vec<_>>().join(","));
+    let content_type = match format {
+        Format::Text => prometheus::CONTENT_TYPE,
+        Format::OpenMetrics => openmetrics::CONTENT_TYPE,
+    };
+    let mut response = response(StatusCode::OK, content_type, exporter.metrics(format).await?);
+    response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
+    Ok(response)
 }
 
 async fn health(exporter: &Exporter) -> Result<Response<Full<Bytes>>, ExportError> {

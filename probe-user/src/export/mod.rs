@@ -1,12 +1,14 @@
 //! Figures out to Prometheus: the table of metrics, a snapshot turned into metric families, text, HTTP.
 //!
 //! Edge. Takes what a [`Source`] says and serves it; must not know that the figures come from BPF, nor change
-//! anything on the host. The way of a scrape: `http` -> `scrape` -> [`Source`] -> `families` -> `prometheus`.
+//! anything on the host. The way of a scrape: `http` -> `scrape` -> [`Source`] -> `families` -> `prometheus` or `openmetrics`.
 
 pub mod bounds;
 pub mod families;
 pub mod http;
 pub mod ledger;
+pub mod negotiate;
+pub mod openmetrics;
 pub mod pages;
 pub mod prometheus;
 pub mod reference;
@@ -15,7 +17,7 @@ pub mod scrape;
 pub mod source;
 
 pub use scrape::Exporter;
-pub use source::{Hold, ProbeState, ProbeStatus, Source, SourceError, Status};
+pub use source::{Began, Hold, OwnCost, ProbeState, ProbeStatus, Source, SourceError, Status};
 
 /// The address that `vfprobe serve` listens on unless told otherwise: loopback, and a port outside 9100-9999, all
 /// of which Prometheus exporters have claimed.
@@ -35,6 +37,9 @@ pub enum ExportError {
     /// The answer cannot be put together.
     #[error("cannot write the metrics as text")]
     Encode(#[from] ::prometheus::Error),
+    /// The same, in the other format.
+    #[error("cannot write the metrics as OpenMetrics text")]
+    EncodeOpen(#[from] std::fmt::Error),
     /// A page cannot be put together.
     #[error("cannot write the page")]
     Page(#[from] askama::Error),

@@ -5,7 +5,7 @@
 //! from the snapshot is gone from the answer.
 
 use super::{
-    bounds,
+    bounds::{self, Bounds},
     families::{Family, Sample},
     registry::Kind,
 };
@@ -19,15 +19,15 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 ///
 /// # Errors
 /// When the encoder refuses a family.
-pub fn text(families: &[Family<'_>]) -> Result<String, prometheus::Error> {
+pub fn text(families: &[Family<'_>], bounds: Bounds) -> Result<String, prometheus::Error> {
     let mut text = String::new();
     for family in families {
-        TextEncoder::new().encode_utf8(std::slice::from_ref(&proto_family(family)), &mut text)?;
+        TextEncoder::new().encode_utf8(std::slice::from_ref(&proto_family(family, bounds)), &mut text)?;
     }
     Ok(text)
 }
 
-fn proto_family(family: &Family<'_>) -> proto::MetricFamily {
+fn proto_family(family: &Family<'_>, bounds: Bounds) -> proto::MetricFamily {
     let Family { metric, samples } = family;
     let mut proto = proto::MetricFamily::default();
     proto.set_name(metric.name.to_owned());
@@ -45,7 +45,7 @@ fn proto_family(family: &Family<'_>) -> proto::MetricFamily {
             .filter(|(_, value): &(_, &std::borrow::Cow<'_, str>)| !value.is_empty());
         let mut one = proto::Metric::from_label(labels.map(|(name, value)| label(name, value)).collect());
         match sample {
-            Sample::Histogram(histogram) => one.set_histogram(proto_histogram(histogram)),
+            Sample::Histogram(histogram) => one.set_histogram(proto_histogram(histogram, bounds)),
             Sample::Value(value) if metric.kind == Kind::Counter => {
                 let mut counter = proto::Counter::default();
                 counter.set_value(*value);
@@ -70,7 +70,7 @@ fn label(name: &str, value: &str) -> proto::LabelPair {
     pair
 }
 
-fn proto_histogram(histogram: &Histogram) -> proto::Histogram {
+fn proto_histogram(histogram: &Histogram, bounds: Bounds) -> proto::Histogram {
     let mut proto = proto::Histogram::default();
     proto.set_sample_count(histogram.n());
     proto.set_sample_sum(bounds::seconds(histogram.sum()));
@@ -80,6 +80,6 @@ fn proto_histogram(histogram: &Histogram) -> proto::Histogram {
         bucket.set_cumulative_count(count);
         bucket
     };
-    proto.set_bucket(bounds::cumulative(histogram).map(bucket).collect());
+    proto.set_bucket(bounds.cumulative(histogram).map(bucket).collect());
     proto
 }

@@ -3,7 +3,7 @@
 //! Pure; the test `metrics_doc` compares the file with this text and rewrites it on request.
 
 use super::{
-    bounds,
+    bounds::{self, Bounds},
     registry::{Kind, LABELS, METRICS, Metric, Origin},
 };
 
@@ -16,6 +16,13 @@ Written from the table in `probe-user/src/export/registry.rs` by
 `vfprobe serve` answers at `/metrics`. Times are in seconds. A label without a value is left out. Counters and
 histograms start at 0 when `vfprobe serve` starts. Guests that are gone vanish from the next answer. What cannot be
 observed has no series at all and is named by `vfprobe_series_hidden_info`: absent never means 0.
+
+The answer is OpenMetrics 1.0 where the scraper's `Accept` asks for it, as Prometheus' does, else Prometheus' text format
+0.0.4; samples, labels and bounds are the same. Only OpenMetrics has `_created`: the moment at which a counter or histogram
+was 0, which is the start of the probes, or for a guest that came later the last look at the host that did not find it.
+Native histograms are not offered: they need the protobuf format, and their bounds, powers of two in seconds, do not lie on
+the kernel's, powers of two in nanoseconds, so that their counts could not be exact. Prometheus can make native ones with
+custom, exact bounds of the classic ones itself (`convert_classic_histograms_to_nhcb: true` in its configuration).
 ";
 
 const COUNTS: &str = "
@@ -34,6 +41,9 @@ The bounds are powers of two nanoseconds, written in seconds. Each one ends a bu
 and both count a value that lies on the bound as below it, so every cumulative count is exact. `_sum` is the exact sum
 and `_count` the exact number of values. Between two bounds a quantile is Prometheus' interpolation, up to a factor of
 two off; `vfprobe record` and `vfprobe show` have the finer buckets (3.2 %).
+
+`vfprobe serve --bounds coarse` exports every other one of these (14 bounds), `--bounds fine` four to each power of two (105
+bounds: 1, 1.25, 1.5 and 1.75 times it). They are kernel bounds too, so these counts are as exact.
 
 | exponent | `le` |
 |---|---|
@@ -54,7 +64,7 @@ pub fn markdown() -> String {
     }
     text.push_str(COUNTS);
     text.push_str(BOUNDS);
-    for (exponent, ns) in (bounds::FIRST_EXPONENT..).zip(bounds::nanoseconds()) {
+    for (exponent, ns) in (bounds::FIRST_EXPONENT..).zip(Bounds::Normal.nanoseconds()) {
         text.push_str(&format!("| {exponent} | {} |\n", bounds::seconds(ns)));
     }
     text

@@ -38,6 +38,8 @@ pub enum Kind {
 pub enum Unit {
     /// Seconds.
     Seconds,
+    /// Bytes.
+    Bytes,
     /// Plain numbers.
     None,
 }
@@ -187,6 +189,20 @@ pub static METRICS: &[Metric] = &[
         "VM exits that went on to the VMM, by KVM_EXIT reason",
     ),
     exit("vfprobe_vcpu_guest_seconds_total", "guest_ns", Unit::Seconds, VCPU, "Time in guest mode"),
+    exit(
+        "vfprobe_vcpu_host_seconds_total",
+        "host_ns",
+        Unit::Seconds,
+        VCPU,
+        "Time from VM exits other than halts to the next entry, preemption and the VMM's work included",
+    ),
+    exit(
+        "vfprobe_vcpu_halted_seconds_total",
+        "halted_ns",
+        Unit::Seconds,
+        VCPU,
+        "Time from halts of the guest to the next entry: sleep, halt polling and wake-up",
+    ),
     exit(
         "vfprobe_halt_polled_total",
         "halt_polled",
@@ -360,6 +376,20 @@ pub static METRICS: &[Metric] = &[
         &[],
         "Whether applying or undoing is complete (1), or was cut short or is under way (0); absent while none is applied",
     ),
+    own(
+        "vfprobe_process_cpu_seconds_total",
+        Kind::Counter,
+        Unit::Seconds,
+        &[],
+        "CPU time of vfprobe itself, user and kernel; the probes' programs run in other processes' time",
+    ),
+    own(
+        "vfprobe_process_resident_memory_bytes",
+        Kind::Gauge,
+        Unit::Bytes,
+        &[],
+        "Memory of vfprobe itself that is resident; BPF maps belong to the kernel and are not in it",
+    ),
     own("vfprobe_build_info", Kind::Info, Unit::None, &["version"], "The version of vfprobe"),
     own(
         "vfprobe_up",
@@ -456,6 +486,7 @@ mod tests {
             assert_eq!(metric.kind == Kind::Info, name.ends_with("_info"), "{name}");
             let base = name.strip_suffix("_total").unwrap_or(name);
             assert_eq!(metric.unit == Unit::Seconds, base.ends_with("_seconds"), "{name}");
+            assert_eq!(metric.unit == Unit::Bytes, base.ends_with("_bytes"), "{name}");
             for reserved in ["_bucket", "_sum", "_count"] {
                 assert!(!name.ends_with(reserved), "{name}");
             }

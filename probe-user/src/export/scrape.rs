@@ -1,12 +1,15 @@
-//! One scrape: read the source, sort, encode. Scrapes that wait for each other share an answer.
+//! One scrape: read the source, sort, encode. Scrapes that wait for each other share an answer,
+//! when they want it in the same form.
 //!
 //! Reading maps and writing text block, so they run on a thread of their own, one at a time: however many clients
 //! ask, the probes' maps are read by one of them. Nothing is kept once the last answer is sent.
 
 use super::{
     ExportError, Source, Status,
+    bounds::Bounds,
     families::{self, Fold, Scrape},
-    prometheus,
+    negotiate::Format,
+    openmetrics, prometheus,
 };
 use bytes::Bytes;
 use std::{
@@ -22,6 +25,7 @@ use tokio::{sync::Mutex, task::spawn_blocking};
 pub struct Exporter {
     source: Arc<dyn Source>,
     fold: Fold,
+    bounds: Bounds,
     /// Readings started so far.
     started: AtomicU64,
     /// Held while a reading is under way.
@@ -33,6 +37,8 @@ pub struct Exporter {
 struct Latest {
     /// Which reading it came from, counted from 1.
     reading: u64,
+    /// Its form; `None` before the first one.
+    format: Option<Format>,
     text: Weak<String>,
 }
 
@@ -46,9 +52,9 @@ impl AsRef<[u8]> for Shared {
 }
 
 impl Exporter {
-    /// An exporter of what `source` says, with some labels folded.
-    pub fn new(source: Arc<dyn Source>, fold: Fold) -> Self {
-        Self { source, fold, started: AtomicU64::new(0), latest: Arc::default() }
+    /// An exporter of what `source` says, with some labels folded, and histograms at these bounds.
+    pub fn new(source: Arc<dyn Source>, fold: Fold, bounds: Bounds) -> Self {
+        Self { source, fold, bounds, started: AtomicU64::new(0), latest: Arc::default() }
     }
 
     /// The text of a scrape. Every figure in it was read after this call began.
@@ -56,20 +62,22 @@ impl Exporter {
     /// # Errors
     /// When the answer cannot be encoded or the reading thread died. A source that cannot be read is no error: the
     /// answer then says `vfprobe_up 0`.
-    pub async fn metrics(&self) -> Result<Bytes, ExportError> {
+    pub async fn metrics(&self, format: Format) -> Result<Bytes, ExportError> {
         let before = self.started.load(Ordering::SeqCst);
         // The guard goes along to the reading thread: a client that hangs up must not let a second reading in.
         let mut latest = Arc::clone(&self.latest).lock_owned().await;
         if latest.reading > before
+            && latest.format == Some(format)
             && let Some(text) = latest.text.upgrade()
         {
             return Ok(Bytes::from_owner(Shared(text)));
         }
         latest.reading = self.started.fetch_add(1, Ordering::SeqCst) + 1;
         let source = Arc::clone(&self.source);
-        let fold = self.fold.clone();
+        let (fold, bounds) = (self.fold.clone(), self.bounds);
         let text = spawn_blocking(move || {
-            let text = Arc::new(text(source.as_ref(), &fold)?);
+            let text = Arc::new(text(source.as_ref(), &fold, bounds, format)?);
+            latest.format = Some(format);
             latest.text = Arc::downgrade(&text);
             Ok::<_, ExportError>(text)
         });
@@ -86,11 +94,15 @@ impl Exporter {
     }
 }
 
-fn text(source: &dyn Source, fold: &Fold) -> Result<String, ExportError> {
+fn text(source: &dyn Source, fold: &Fold, bounds: Bounds, format: Format) -> Result<String, ExportError> {
     let start = Instant::now();
     let snapshot = source.snapshot().inspect_err(|error| tracing::warn!(%error, "probes could not be read"));
     let read_seconds = start.elapsed().as_secs_f64();
     let status = source.status();
     let scrape = Scrape { snapshot: snapshot.as_ref().ok(), status: &status, read_seconds };
-    Ok(prometheus::text(&families::families(&scrape, fold))?)
+    let families = families::families(&scrape, fold);
+    Ok(match format {
+        Format::Text => prometheus::text(&families, bounds)?,
+        Format::OpenMetrics => openmetrics::text(&families, bounds, &status.began)?,
+    })
 }

@@ -3,7 +3,7 @@
 //! The exporter is built against this trait alone; the observer and the tests implement it.
 
 use crate::{model::topology::Topology, stats::Snapshot};
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
 /// Where figures come from. Called from a thread that may block, by one scrape at a time.
 pub trait Source: Send + Sync {
@@ -33,6 +33,36 @@ pub struct Status {
     pub probes: Vec<ProbeStatus>,
     /// Guests, vCPUs, VFs and their interrupts as last read; `None` before the first reading.
     pub topology: Option<Arc<Topology>>,
+    /// Since when is counted.
+    pub began: Began,
+    /// What the process itself has used; `None` when that cannot be read.
+    pub own: Option<OwnCost>,
+}
+
+/// When counters were 0. A scraper that knows takes the first value it sees for growth since then.
+#[derive(Clone, Debug, Default)]
+pub struct Began {
+    /// The probes' start; `None` when not known.
+    pub probes: Option<SystemTime>,
+    /// Of guests that came later: the last moment at which they were seen not to be there.
+    pub guests: BTreeMap<String, SystemTime>,
+}
+
+impl Began {
+    /// When the counters of a guest, or of none, were 0.
+    #[must_use]
+    pub fn of(&self, guest: Option<&str>) -> Option<SystemTime> {
+        guest.and_then(|guest| self.guests.get(guest)).copied().or(self.probes)
+    }
+}
+
+/// What a process has used of the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwnCost {
+    /// CPU time since its start, user and kernel (ns).
+    pub cpu_ns: u64,
+    /// Memory that is resident now (bytes).
+    pub resident_bytes: u64,
 }
 
 /// How far an applied configuration still holds.

@@ -22,6 +22,12 @@ pub(super) fn exit_name(isa: u32, code: u32) -> String {
     }
 }
 
+/// Whether the guest gave the CPU up: `HLT`, and SVM's halt that is left only without a pending virtual interrupt.
+#[must_use]
+pub(super) fn is_halt(isa: u32, code: u32) -> bool {
+    matches!((isa, code), (VMX, 12) | (SVM, 0x78 | 0xa6))
+}
+
 const VMX_EXITS: &[(u32, &str)] = &[
     (0, "EXCEPTION_NMI"),
     (1, "EXTERNAL_INTERRUPT"),

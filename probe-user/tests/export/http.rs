@@ -5,6 +5,7 @@
 use crate::{exposition::parse, made_up::MadeUp};
 use probe_user::export::{
     Exporter, Source, Status,
+    bounds::Bounds,
     families::Fold,
     http::{Limits, listen, serve},
 };
@@ -37,7 +38,7 @@ impl Server {
         let listener = listen("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
-        let exporter = Arc::new(Exporter::new(source, Fold::default()));
+        let exporter = Arc::new(Exporter::new(source, Fold::default(), Bounds::Normal));
         let stopped = async { drop(stopped.await) };
         let task = tokio::spawn(serve(listener, exporter, limits, stopped));
         Self { address, stop: Some(stop), task }
@@ -93,6 +94,25 @@ async fn pages() {
         let answer = server.get(path).await;
         assert_eq!(status_line(&answer), line, "{path}");
         assert!(answer.contains(holds), "{path}: {answer}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn the_form_is_the_one_asked_for() {
+    let server = Server::start(MadeUp::usual(), GENEROUS).await;
+    for (accept, holds, open) in [
+        ("*/*", "content-type: text/plain; version=0.0.4; charset=utf-8\r\n", false),
+        (
+            "application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.4",
+            "content-type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n",
+            true,
+        ),
+    ] {
+        let request = format!("GET /metrics HTTP/1.1\r\nHost: t\r\nAccept: {accept}\r\n\r\n");
+        let answer = server.exchange(request.as_bytes()).await;
+        assert!(answer.contains(holds) && answer.contains("vary: accept\r\n"), "{accept}: {answer}");
+        assert_eq!(body(&answer).ends_with("\n# EOF\n"), open, "{accept}");
     }
     server.stop().await;
 }

@@ -1,16 +1,19 @@
 //! A source with known figures.
 
 use probe_user::{
-    export::{ProbeState, ProbeStatus, Source, SourceError, Status},
+    export::{Began, OwnCost, ProbeState, ProbeStatus, Source, SourceError, Status},
     model::{
         CpuId, CpuSet, IrqNumber, Pid, Tid, VcpuId,
         topology::{DeliveryMode, Guest, Slot, Thread, Topology, Vcpu, Vf, Vmm},
     },
     stats::{Counter, Histogram, Labels, Observability, Series, Snapshot},
 };
-use std::sync::{
-    Arc, Condvar, Mutex,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc, Condvar, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, UNIX_EPOCH},
 };
 
 /// Counts how often it is read, and can be made to wait in the middle of a reading.
@@ -128,6 +131,11 @@ pub(crate) fn status() -> Status {
             probe("vm_exit", ProbeState::NotApplicable, "kvm is not <loaded>"),
         ],
         topology: Some(Arc::new(Topology { guests: vec![guest()], ..Topology::default() })),
+        began: Began {
+            probes: Some(UNIX_EPOCH + Duration::from_millis(1_700_000_000_500)),
+            ..Began::default()
+        },
+        own: Some(OwnCost { cpu_ns: 250_000_000, resident_bytes: 8192 }),
     }
 }
 

@@ -5,4 +5,5 @@ mod agreement;
 mod exposition;
 mod http;
 mod made_up;
+mod open;
 mod text;

@@ -7,6 +7,7 @@ use crate::{
 use probe_user::{
     export::{
         Hold, Source, Status,
+        bounds::Bounds,
         families::{Fold, FoldLabel, Scrape, families},
         prometheus, registry,
     },
@@ -14,7 +15,9 @@ use probe_user::{
 };
 
 fn scrape(snapshot: Option<&Snapshot>, status: &Status, fold: &Fold) -> Exposition {
-    let text = prometheus::text(&families(&Scrape { snapshot, status, read_seconds: 0.25 }, fold)).unwrap();
+    let text =
+        prometheus::text(&families(&Scrape { snapshot, status, read_seconds: 0.25 }, fold), Bounds::Normal)
+            .unwrap();
     parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"))
 }
 

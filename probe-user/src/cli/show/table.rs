@@ -107,18 +107,52 @@ fn series(snapshot: &Snapshot, window_ns: u64, paint: Paint) -> String {
 /// Counters of one place on one line.
 fn counters(counters: &[Counter]) -> String {
     let mut places: BTreeMap<(&str, String), Vec<String>> = BTreeMap::new();
+    let mut times: BTreeMap<(&str, String), Times> = BTreeMap::new();
     for Counter { probe, name, labels, value } in counters {
         // Times are counted in ns and say so in their name.
         let shown = match name.strip_suffix("_ns") {
             Some(name) => format!("{name} {}", format::time(to_f64(*value))),
             None => format!("{name} {value}"),
         };
-        places.entry((probe, names::of(labels))).or_default().push(shown);
+        let place = (probe.as_str(), names::of(labels));
+        times.entry(place.clone()).or_default().take(name, *value);
+        places.entry(place).or_default().push(shown);
     }
-    places
-        .into_iter()
-        .map(|((probe, place), shown)| format!("  {probe} {place}: {}\n", shown.join(", ")))
-        .collect()
+    let mut text = String::new();
+    for (place, shown) in places {
+        text += &format!("  {} {}: {}\n", place.0, place.1, shown.join(", "));
+        if let Some(share) = times.get(&place).and_then(Times::share) {
+            text += &format!("  {} {}: {share}\n", place.0, place.1);
+        }
+    }
+    text
+}
+
+/// Where the time of one place's vCPUs went (ns). Files of earlier versions have no more than the guest's.
+#[derive(Debug, Default)]
+struct Times {
+    guest: Option<u64>,
+    host: Option<u64>,
+    halted: Option<u64>,
+}
+
+impl Times {
+    fn take(&mut self, counter: &str, value: u64) {
+        match counter {
+            "guest_ns" => self.guest = Some(value),
+            "host_ns" => self.host = Some(value),
+            "halted_ns" => self.halted = Some(value),
+            _ => {}
+        }
+    }
+
+    /// Shares of the time that is known; `None` when a part is unknown or nothing was counted.
+    fn share(&self) -> Option<String> {
+        let parts = [to_f64(self.guest?), to_f64(self.host?), to_f64(self.halted?)];
+        let all: f64 = parts.iter().sum();
+        let [guest, host, halted] = parts.map(|part| 100.0 * part / all);
+        (all > 0.0).then(|| format!("time in guest {guest:.1} %, in host {host:.1} %, halted {halted:.1} %"))
+    }
 }
 
 /// What the probes could see; said once when it was the same in all runs.
@@ -161,4 +195,30 @@ fn workloads(runs: &[&Run], paint: Paint) -> String {
 pub(super) fn notes(session: &Session, paint: Paint) -> String {
     let line = |note: &String| format!("{} {note}\n", paint.text(Style::Warning, "note:"));
     session.notes.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_need_all_parts() {
+        type Counts = &'static [(&'static str, u64)];
+        let cases: [(Counts, Option<&str>); 4] = [
+            (
+                &[("guest_ns", 600), ("host_ns", 100), ("halted_ns", 300), ("halt_waited_ns", 9)],
+                Some("time in guest 60.0 %, in host 10.0 %, halted 30.0 %"),
+            ),
+            (&[("guest_ns", 600)], None),
+            (&[("guest_ns", 0), ("host_ns", 0), ("halted_ns", 0)], None),
+            (&[], None),
+        ];
+        for (counters, expected) in cases {
+            let mut times = Times::default();
+            for (name, value) in counters {
+                times.take(name, *value);
+            }
+            assert_eq!(times.share().as_deref(), expected, "{counters:?}");
+        }
+    }
 }

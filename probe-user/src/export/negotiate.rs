@@ -1,0 +1,92 @@
+//! Which text a scraper wants, by its `Accept` header. Pure.
+
+/// A form that metrics can be written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Prometheus' text format 0.0.4.
+    Text,
+    /// OpenMetrics 1.0 text.
+    OpenMetrics,
+}
+
+/// The form that an `Accept` header prefers: OpenMetrics only where it is named and not liked less than plain text.
+/// Whatever cannot be understood is passed over; nobody is refused.
+#[must_use]
+pub fn format(accept: &str) -> Format {
+    let mut best: [Option<u16>; 2] = [None, None];
+    for range in accept.split(',') {
+        let mut parts = range.split(';').map(str::trim);
+        let at = match parts.next().unwrap_or_default().to_ascii_lowercase().as_str() {
+            "application/openmetrics-text" => 0,
+            "text/plain" | "text/*" => 1,
+            _ => continue,
+        };
+        let (mut quality, mut known) = (Some(1000), true);
+        for (key, value) in parts.filter_map(|part| part.split_once('=')) {
+            match key.trim() {
+                "q" => quality = thousandths(value.trim()),
+                "version" if at == 0 => known = matches!(value.trim(), "1.0.0" | "0.0.1"),
+                _ => {}
+            }
+        }
+        if let (true, Some(quality)) = (known, quality) {
+            best[at] = best[at].max(Some(quality));
+        }
+    }
+    match best {
+        [Some(open), plain] if open > 0 && Some(open) >= plain => Format::OpenMetrics,
+        _ => Format::Text,
+    }
+}
+
+/// A quality value (RFC 9110, 12.4.2: 0 to 1, at most three decimals) in thousandths.
+fn thousandths(text: &str) -> Option<u16> {
+    let (whole, decimals) = text.split_once('.').unwrap_or((text, ""));
+    let digits = decimals.len() <= 3 && decimals.bytes().all(|b| b.is_ascii_digit());
+    let value = format!("{whole}{decimals:0<3}");
+    let value = value.parse().ok().filter(|value| digits && *value <= 1000);
+    value.filter(|_| matches!(whole, "0" | "1"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn headers() {
+        for (accept, expected) in [
+            ("", Format::Text),
+            ("*/*", Format::Text),
+            ("text/html,application/xhtml+xml,*/*;q=0.8", Format::Text),
+            ("application/openmetrics-text", Format::OpenMetrics),
+            ("application/openmetrics-text; version=1.0.0; charset=utf-8", Format::OpenMetrics),
+            ("application/openmetrics-text;version=2.0.0", Format::Text),
+            ("application/openmetrics-text;q=0", Format::Text),
+            ("application/openmetrics-text;q=0.3,text/plain;q=0.5", Format::Text),
+            ("application/openmetrics-text;q=7", Format::Text),
+            // What Prometheus 3 sends.
+            (
+                "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
+                 application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;q=0.4,\
+                 text/plain;version=0.0.4;q=0.3,*/*;q=0.2",
+                Format::OpenMetrics,
+            ),
+            // Prometheus 3 where native histograms are asked for: protobuf is not spoken here.
+            (
+                "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.7,\
+                 application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.4,*/*;q=0.2",
+                Format::OpenMetrics,
+            ),
+        ] {
+            assert_eq!(format(accept), expected, "{accept:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_header_has_an_answer(accept in ".{0,200}") {
+            let _ = format(&accept);
+        }
+    }
+}

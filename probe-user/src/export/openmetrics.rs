@@ -1,0 +1,113 @@
+//! Metric families as OpenMetrics 1.0 text, for scrapers that ask for it.
+//!
+//! Its own encoder, as small as the format: the `prometheus` crate writes none, and what this format has over the
+//! classic one, the moment at which each counter was 0, must come from the source. `le` is written as in the classic
+//! text, so that a series keeps its labels whichever format a scraper asks for.
+
+use super::{
+    bounds::{self, Bounds},
+    families::{Family, Sample, Values},
+    registry::{Kind, Metric, Unit},
+    source::Began,
+};
+use std::fmt::{self, Write as _};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The content type of [`text`].
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The OpenMetrics exposition of some families. Counters and histograms say since when they count.
+///
+/// # Errors
+/// Never in practice: writing to a string does not fail.
+pub fn text(families: &[Family<'_>], bounds: Bounds, began: &Began) -> Result<String, fmt::Error> {
+    let mut text = String::new();
+    for Family { metric, samples } in families {
+        let name = family_name(metric);
+        let kind = match metric.kind {
+            Kind::Histogram => "histogram",
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Info => "info",
+        };
+        writeln!(text, "# TYPE {name} {kind}")?;
+        match metric.unit {
+            Unit::Seconds => writeln!(text, "# UNIT {name} seconds")?,
+            Unit::Bytes => writeln!(text, "# UNIT {name} bytes")?,
+            Unit::None => {}
+        }
+        writeln!(text, "# HELP {name} {}", Escaped(metric.help))?;
+        for (values, sample) in samples {
+            let labels = labels(metric, values)?;
+            match sample {
+                Sample::Value(value) => writeln!(text, "{}{} {value}", metric.name, braced(&labels))?,
+                Sample::Histogram(histogram) => {
+                    let comma = if labels.is_empty() { "" } else { "," };
+                    for (le, count) in bounds.cumulative(histogram) {
+                        writeln!(text, "{name}_bucket{{{labels}{comma}le=\"{le}\"}} {count}")?;
+                    }
+                    let n = histogram.n();
+                    writeln!(text, "{name}_bucket{{{labels}{comma}le=\"+Inf\"}} {n}")?;
+                    let sum = bounds::seconds(histogram.sum());
+                    writeln!(text, "{name}_sum{} {sum}", braced(&labels))?;
+                    writeln!(text, "{name}_count{} {n}", braced(&labels))?;
+                }
+            }
+            if matches!(metric.kind, Kind::Counter | Kind::Histogram)
+                && let Some(since) = began.of(guest(metric, values)).and_then(unix)
+            {
+                writeln!(text, "{name}_created{} {since}", braced(&labels))?;
+            }
+        }
+    }
+    text.push_str("# EOF\n");
+    Ok(text)
+}
+
+/// The family's name is without the ending that its samples have.
+fn family_name(metric: &Metric) -> &'static str {
+    let ending = match metric.kind {
+        Kind::Counter => "_total",
+        Kind::Info => "_info",
+        Kind::Histogram | Kind::Gauge => "",
+    };
+    metric.name.strip_suffix(ending).unwrap_or(metric.name)
+}
+
+fn guest<'a>(metric: &Metric, values: &'a Values<'_>) -> Option<&'a str> {
+    let at = metric.labels.iter().position(|label| *label == "guest")?;
+    values.get(at).map(AsRef::as_ref)
+}
+
+/// Seconds since 1970, to the millisecond: finer would only claim more than is known.
+fn unix(time: SystemTime) -> Option<f64> {
+    let ms = time.duration_since(UNIX_EPOCH).ok()?.as_millis();
+    Some(u32::try_from(ms / 1000).ok().map(f64::from)? + u32::try_from(ms % 1000).ok().map(f64::from)? / 1e3)
+}
+
+fn labels(metric: &Metric, values: &Values<'_>) -> Result<String, fmt::Error> {
+    let mut text = String::new();
+    for (label, value) in metric.labels.iter().zip(values).filter(|(_, value)| !value.is_empty()) {
+        let comma = if text.is_empty() { "" } else { "," };
+        write!(text, "{comma}{label}=\"{}\"", Escaped(value))?;
+    }
+    Ok(text)
+}
+
+fn braced(labels: &str) -> String {
+    if labels.is_empty() { String::new() } else { format!("{{{labels}}}") }
+}
+
+/// A text in which the three characters that the format reads are escaped.
+struct Escaped<'a>(&'a str);
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.chars().try_for_each(|c| match c {
+            '\\' => f.write_str("\\\\"),
+            '"' => f.write_str("\\\""),
+            '\n' => f.write_str("\\n"),
+            c => f.write_char(c),
+        })
+    }
+}

@@ -4,6 +4,7 @@ pub mod control;
 pub mod guests;
 pub mod interrupt;
 pub mod observe;
+pub mod reconcile;
 pub mod record;
 pub mod schedule;
 pub mod serve;

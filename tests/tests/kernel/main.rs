@@ -7,3 +7,4 @@ mod control;
 mod delivery;
 mod guests;
 mod load;
+mod reconcile;

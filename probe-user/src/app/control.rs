@@ -6,6 +6,7 @@ use crate::apply::{
     StateDir, StateError, TargetError, verify,
 };
 use crate::host::{HostRoot, read_host_threads, read_topology};
+use crate::model::topology::Topology;
 use crate::plan::journal::Standing;
 use crate::plan::{Facts, Isolate, Plan, PlanError, Policy, plan};
 use std::collections::BTreeSet;
@@ -16,7 +17,43 @@ use tracing::{debug, warn};
 /// # Errors
 /// [`PlanError`] says which wish this host cannot meet.
 pub fn make_plan(root: &HostRoot, state: &StateDir, policy: &Policy) -> Result<Plan, PlanError> {
-    let mut topology = read_topology(root);
+    let (plan, problems) = plan_with_problems(root, state, policy, read_topology(root));
+    if let Some(first) = problems.first() {
+        let count = problems.len();
+        warn!(
+            "{count} facts of the host could not be read, so the plan may be incomplete; the first: {first}"
+        );
+    }
+    plan.map_err(|error| match (error, problems.into_iter().next()) {
+        // Without root no guest is seen; that none runs would be wrong to say.
+        (PlanError::NoSuchGuest { wanted, known }, Some(problem)) if known.is_empty() => {
+            PlanError::Hidden { wanted, problem }
+        }
+        (error, _) => error,
+    })
+}
+
+/// The same for a topology that was read already, for one who plans again and again: what could not be read is told at
+/// the level of debugging only.
+///
+/// # Errors
+/// [`PlanError`] says which wish this host cannot meet.
+pub(super) fn plan_on(
+    root: &HostRoot,
+    state: &StateDir,
+    policy: &Policy,
+    topology: Topology,
+) -> Result<Plan, PlanError> {
+    plan_with_problems(root, state, policy, topology).0
+}
+
+/// The plan, and what could not be read for it.
+fn plan_with_problems(
+    root: &HostRoot,
+    state: &StateDir,
+    policy: &Policy,
+    mut topology: Topology,
+) -> (Result<Plan, PlanError>, Vec<String>) {
     let mut problems = std::mem::take(&mut topology.problems);
     let threads = match policy.isolate {
         Isolate::None => Vec::new(),
@@ -29,12 +66,6 @@ pub fn make_plan(root: &HostRoot, state: &StateDir, policy: &Policy) -> Result<P
     for problem in &problems {
         debug!("not read: {problem}");
     }
-    if let Some(first) = problems.first() {
-        let count = problems.len();
-        warn!(
-            "{count} facts of the host could not be read, so the plan may be incomplete; the first: {first}"
-        );
-    }
     let immovable: BTreeSet<_> = match state.load() {
         Ok(journal) => journal.immovable().collect(),
         // Planning changes nothing; whoever applies is told about the journal.
@@ -44,13 +75,7 @@ pub fn make_plan(root: &HostRoot, state: &StateDir, policy: &Policy) -> Result<P
         }
     };
     let facts = Facts { topology: &topology, threads: &threads, immovable: &immovable };
-    plan(&facts, policy).map_err(|error| match (error, problems.into_iter().next()) {
-        // Without root no guest is seen; that none runs would be wrong to say.
-        (PlanError::NoSuchGuest { wanted, known }, Some(problem)) if known.is_empty() => {
-            PlanError::Hidden { wanted, problem }
-        }
-        (error, _) => error,
-    })
+    (plan(&facts, policy), problems)
 }
 
 /// Brings a plan into force, or leaves the host as it was.

@@ -4,6 +4,7 @@ use crate::bpf::{LoadError, Loaded, Sizes};
 use crate::host::HostRoot;
 use crate::model::CpuSet;
 use crate::model::topology::Topology;
+use crate::probes::irq_delivery::{self, Accepted};
 use crate::probes::{Names, PROBES, ProbeReport, ReadError, Verdict};
 use crate::stats::{Series, Snapshot};
 use probe_ebpf::control::Window;
@@ -93,6 +94,19 @@ impl Observer {
     /// When a map cannot be written.
     pub fn update(&mut self, topology: &Topology) -> Result<(), ReadError> {
         self.loaded.set_owners(&owners(topology))
+    }
+
+    /// Which vCPUs the vectors of VFs have gone to; nothing where that cannot be observed.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn accepted(&self, topology: &Topology) -> Result<Vec<Accepted>, ReadError> {
+        let name = irq_delivery::SPEC.name;
+        let ready = |r: &&ProbeReport| r.probe == name && matches!(r.verdict, Verdict::Ready { .. });
+        match self.loaded.reports().iter().find(ready) {
+            Some(_) => irq_delivery::accepted(&self.loaded.maps(), &Names::new(topology)),
+            None => Ok(Vec::new()),
+        }
     }
 
     /// Reads all series and counters.

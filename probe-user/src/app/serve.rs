@@ -1,8 +1,9 @@
 //! Serving: the probes at work for as long as the service runs, read at each scrape, and followed by what changes on
 //! the host: guests that come and go, configurations that come into force.
 //!
-//! Changes nothing on the host.
+//! Changes nothing on the host by itself; with a policy it lets a controller (`reconcile`) keep it.
 
+use super::reconcile::{Controller, ReconcileError, Reconciler};
 use super::{control, observe::Observer, own_cost};
 use crate::apply::StateDir;
 use crate::bpf::LoadError;
@@ -15,11 +16,13 @@ use crate::export::{
 };
 use crate::host::{HostRoot, read_topology};
 use crate::model::topology::{Guest, Topology};
+use crate::probes::irq_delivery::Accepted;
 use crate::probes::{ProbeReport, ReadError, Verdict};
 use crate::stats::Snapshot;
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 use tokio::signal::unix::{SignalKind, signal};
@@ -43,6 +46,8 @@ pub struct Options {
     pub bounds: Bounds,
     /// Where the journal is.
     pub state: StateDir,
+    /// A policy to keep.
+    pub policy: Option<PathBuf>,
 }
 
 /// Why the service cannot run.
@@ -57,6 +62,9 @@ pub enum ServeError {
     /// Nobody can be answered.
     #[error(transparent)]
     Export(#[from] ExportError),
+    /// The policy cannot be kept.
+    #[error(transparent)]
+    Policy(#[from] ReconcileError),
     /// The process lacks what it needs to run.
     #[error("cannot {what}")]
     Process {
@@ -72,22 +80,46 @@ pub enum ServeError {
 /// # Errors
 /// [`ServeError`] when the address cannot be listened on, or nothing can be observed.
 pub fn run(root: HostRoot, options: Options) -> Result<(), ServeError> {
-    let Options { listen, fold, bounds, state } = options;
+    let Options { listen, fold, bounds, state, policy } = options;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|source| ServeError::Process { what: "start the runtime", source })?;
     runtime.block_on(async {
         let stop = stop_signals()?;
         // Before the probes are loaded, so that a second service is refused without a trace.
         let listener = http::listen(&listen).await?;
+        let reconciler = policy.map(|path| Reconciler::take(root.clone(), &state, path)).transpose()?;
         let service = Arc::new(Service::start(root, state)?);
+        let controller = reconciler.map(|reconciler| keep(reconciler, Arc::clone(&service))).transpose()?;
         tracing::info!(address = listen, "serving metrics");
         let follow = tokio::spawn(follow(Arc::clone(&service)));
         let exporter = Arc::new(Exporter::new(service, fold, bounds));
         http::serve(listener, exporter, Limits::default(), stop).await;
         follow.abort();
+        if let Some((controller, reload)) = controller {
+            reload.abort();
+            // It may be in the middle of a change, which is finished.
+            let _ = tokio::task::spawn_blocking(move || controller.stop()).await;
+        }
         tracing::info!("stopped");
         Ok(())
     })
+}
+
+/// Lets the controller work; SIGHUP has it read its policy again.
+fn keep(
+    reconciler: Reconciler,
+    service: Arc<Service>,
+) -> Result<(Arc<Controller>, tokio::task::JoinHandle<()>), ServeError> {
+    let mut hangup = signal(SignalKind::hangup())
+        .map_err(|source| ServeError::Process { what: "listen for signals", source })?;
+    let controller = Arc::new(reconciler.start(Box::new(move || service.accepted()))?);
+    let told = Arc::clone(&controller);
+    let reload = tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            told.reload();
+        }
+    });
+    Ok((controller, reload))
 }
 
 /// Resolves at the first SIGTERM or SIGINT.
@@ -195,6 +227,15 @@ impl Service {
         if in_force.settled {
             now.switch(&in_force.configs.join("+"));
         }
+    }
+
+    /// Which vCPUs the vectors of VFs have gone to, as far as that can be read.
+    fn accepted(&self) -> Vec<Accepted> {
+        let now = self.now();
+        now.observer.accepted(&now.topology).unwrap_or_else(|error| {
+            tracing::warn!(%error, "where vectors go is not known");
+            Vec::new()
+        })
     }
 
     /// Reads the topology anew.

@@ -96,8 +96,11 @@ pub fn verify(host: &dyn Host, journal: &Journal, boot_id: &str) -> Option<InFor
     let mut guests: Vec<String> = journal.open().flat_map(|t| t.begin.guests.clone()).collect();
     guests.sort();
     guests.dedup();
+    let mut configs: Vec<String> = journal.open().map(|t| t.begin.config.clone()).collect();
+    // A policy that is kept goes on under its name.
+    configs.dedup();
     Some(InForce {
-        configs: journal.open().map(|t| t.begin.config.clone()).collect(),
+        configs,
         guests,
         guarded: journal.open().fold(CpuSet::new(), |all, t| all.union(&t.begin.guarded)),
         since: last.begin.unix_time,

@@ -1,4 +1,4 @@
-//! `vfprobe serve`: the Prometheus exporter.
+//! `vfprobe serve`: the Prometheus exporter, and the controller that keeps a policy.
 
 use super::{Exit, Failure, Globals};
 use crate::app::serve::{self, Options, ServeError};
@@ -8,6 +8,7 @@ use crate::export::families::{Fold, FoldLabel};
 use crate::export::{DEFAULT_LISTEN, ExportError};
 use crate::host::HostRoot;
 use std::io::ErrorKind;
+use std::path::PathBuf;
 
 /// Arguments of `serve`.
 #[derive(Debug, clap::Args)]
@@ -21,20 +22,25 @@ pub struct Args {
     /// Bounds of the histograms: coarse (14), normal (27) or fine (105); counts are exact at each
     #[arg(long, value_name = "SET", default_value = "normal")]
     bounds: Bounds,
+    /// Keep this policy in force while serving (docs/policy.md); SIGHUP reads it again
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
 }
 
 /// Serves until it is asked to stop.
 pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
-    let Args { listen, fold, bounds } = args;
+    let Args { listen, fold, bounds, policy } = args;
     let options = Options {
         listen: listen.clone(),
         fold: Fold(fold.iter().copied().collect()),
         bounds: *bounds,
         state: StateDir::new(&globals.state_dir),
+        policy: policy.clone(),
     };
     match serve::run(HostRoot::live(), options) {
         Ok(()) => Ok(Exit::Fine),
         Err(ServeError::Export(error)) if not_an_address(&error) => Err(Failure::usage(error)),
+        Err(ServeError::Policy(error)) if error.is_usage() => Err(Failure::usage(error)),
         Err(error) => Err(Failure::cannot_run(error)),
     }
 }

@@ -18,6 +18,8 @@ pub struct Policy {
     pub irqs: Others,
     /// Whether guarded CPUs are taken out of the mask that new interrupts get.
     pub default_affinity: Others,
+    /// What becomes of the settings when the service that keeps them ends.
+    pub on_stop: OnStop,
 }
 
 /// What one guest is promised.
@@ -126,6 +128,17 @@ pub enum Others {
     Keep,
 }
 
+/// What becomes of the settings when the service that keeps them is stopped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnStop {
+    /// They are undone: nobody would correct them any more.
+    #[default]
+    Undo,
+    /// They stay, and the service goes on with them when it is started again.
+    Keep,
+}
+
 impl Policy {
     /// The policy for one guest, everything else at its default. The configuration is named after the placement.
     #[must_use]
@@ -141,6 +154,7 @@ impl Policy {
             isolate: Isolate::default(),
             irqs: Others::default(),
             default_affinity: Others::default(),
+            on_stop: OnStop::default(),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Policies as TOML text. Unknown keys and impossible values are refused with their line.
 
-use super::policy::{GuestPolicy, Isolate, Others, Pins, Placement, Policy, Threads, parse_cpus};
+use super::policy::{GuestPolicy, Isolate, OnStop, Others, Pins, Placement, Policy, Threads, parse_cpus};
 use serde::Deserialize;
 use std::ops::Range;
 use toml::Spanned;
@@ -27,6 +27,8 @@ struct File {
     #[serde(default)]
     default_affinity: Others,
     #[serde(default)]
+    on_stop: OnStop,
+    #[serde(default)]
     guest: Vec<Table>,
 }
 
@@ -46,7 +48,7 @@ struct Table {
 /// [`PolicyError`] says what is wrong, and in which line.
 pub fn parse_policy(text: &str) -> Result<Policy, PolicyError> {
     let at = |span: Option<Range<usize>>, what: String| PolicyError { line: line_of(text, span), what };
-    let File { name, isolate, irqs, default_affinity, guest } =
+    let File { name, isolate, irqs, default_affinity, on_stop, guest } =
         toml::from_str(text).map_err(|error| at(error.span(), error.message().to_owned()))?;
     let mut guests = Vec::new();
     for Table { name, cpus, placement, threads } in guest {
@@ -66,7 +68,7 @@ pub fn parse_policy(text: &str) -> Result<Policy, PolicyError> {
         ));
     };
     let name = name.unwrap_or_else(|| first.placement.as_str().to_owned());
-    Ok(Policy { name, guests, isolate, irqs, default_affinity })
+    Ok(Policy { name, guests, isolate, irqs, default_affinity, on_stop })
 }
 
 /// The line of a byte range; the last line when there is none, because then something is missing.
@@ -83,7 +85,7 @@ mod tests {
 
     #[test]
     fn a_full_policy() {
-        let text = "name = \"direct\"\nisolate = \"threads\"\nirqs = \"keep\"\ndefault-affinity = \"keep\"\n\
+        let text = "name = \"direct\"\nisolate = \"threads\"\nirqs = \"keep\"\ndefault-affinity = \"keep\"\non-stop = \"keep\"\n\
                     [[guest]]\nname = \"vm1\"\ncpus = \"3,2\"\nplacement = \"own\"\nthreads = \"keep\"\n\
                     [[guest]]\nname = \"vm2\"\nplacement = \"near\"\n";
         let policy = parse_policy(text).unwrap();
@@ -91,6 +93,7 @@ mod tests {
         assert_eq!((policy.isolate, policy.irqs), (Isolate::Threads, Others::Keep));
         assert_eq!(policy.default_affinity, Others::Keep);
         assert_eq!(policy.guests[0].pins, Pins::Cpus(vec![CpuId(3), CpuId(2)]));
+        assert_eq!(policy.on_stop, OnStop::Keep);
         assert_eq!(policy.guests[0].threads, Threads::Keep);
         assert_eq!((&policy.guests[1].pins, policy.guests[1].placement), (&Pins::Auto, Placement::Near));
     }

@@ -1,7 +1,7 @@
 //! `irq_delivery`: the stages of a VF's interrupt on its way into the guest (docs/probes.md).
 
 use super::{Hook, MapReader, Names, Needs, ProbeReport, ProbeSpec, ReadError, Role, hook};
-use crate::model::PciAddress;
+use crate::model::{PciAddress, VcpuId};
 use crate::stats::{Counter, Histogram, Labels, Observability, Series, Snapshot};
 use probe_ebpf::control::Table;
 use probe_ebpf::probes::irq_delivery::{Delivery, STAGES, Slot, Stage};
@@ -90,6 +90,41 @@ fn collect(
         add_delivery(maps, report, index, &delivery, &labels, out)?;
     }
     Ok(())
+}
+
+/// How many interrupts of a vector a vCPU was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// The VF.
+    pub vf: PciAddress,
+    /// The vector's index in the MSI-X table.
+    pub slot: u16,
+    /// The vCPU.
+    pub vcpu: VcpuId,
+    /// Interrupts since the probe began.
+    pub count: u64,
+}
+
+/// Which vCPUs vectors have gone to: the counts alone, for one who looks often.
+///
+/// # Errors
+/// When a map cannot be read.
+pub fn accepted(maps: &dyn MapReader, names: &Names<'_>) -> Result<Vec<Accepted>, ReadError> {
+    let mut all = Vec::new();
+    for index in 0..maps.used(Table::Deliveries)? {
+        let delivery = maps.delivery(index)?;
+        if delivery.tid == 0 {
+            continue;
+        }
+        let slot = maps.slot(delivery.slot)?;
+        // A guest that is gone has no vCPU any more.
+        let vcpu = names.vcpu(delivery.tid, delivery.vcpu_id).parse().ok();
+        if let (Some(vcpu), Ok(number)) = (vcpu.filter(|_| slot.owner != 0), u16::try_from(slot.slot)) {
+            let vf = PciAddress::from_packed(slot.vf);
+            all.push(Accepted { vf, slot: number, vcpu: VcpuId(vcpu), count: delivery.accepted });
+        }
+    }
+    Ok(all)
 }
 
 fn slot_labels(names: &Names<'_>, slot: &Slot) -> Labels {

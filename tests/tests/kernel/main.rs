@@ -8,3 +8,4 @@ mod delivery;
 mod guests;
 mod load;
 mod noise;
+mod reconcile;

@@ -1,0 +1,367 @@
+//! Reconciling: the host is kept as a policy asks while guests come, go and reboot, vectors are made anew or move to
+//! another vCPU, CPUs go offline and other programs write the same settings.
+//!
+//! /proc has no events to wait for (inotify sees no change there), so the numbers of the interrupts and the online CPUs
+//! are looked at often, which is cheap; the settings in force less often; and everything rarely. Every change is a
+//! transaction like that of `apply`, so whatever ends the process, `rollback` restores the host.
+
+mod destinations;
+mod strikes;
+mod watch;
+
+use super::control::plan_on;
+use crate::apply::{
+    self, Applied, ApplyError, Check, Host as _, InForce, LiveHost, Options, Reality, RollbackError,
+    RollbackOptions, StateDir, StateError, StateLock, TargetError,
+};
+use crate::host::{HostRoot, read_topology};
+use crate::model::topology::Topology;
+use crate::plan::policy::OnStop;
+use crate::plan::{Need, Plan, PlanError, Policy, PolicyError, parse_policy};
+use crate::probes::irq_delivery::Accepted;
+use destinations::Destinations;
+use std::io;
+use std::path::PathBuf;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use strikes::{MEMORY, STRIKES, Strikes};
+use tracing::{debug, error, info, warn};
+use watch::{LOOK, Watch};
+
+/// A journal with more steps is begun anew, so that a guest that keeps moving its vectors does not fill /run.
+const JOURNAL_STEPS: usize = 2000;
+
+/// Why the policy cannot be kept, now or at all.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    /// The policy file cannot be read.
+    #[error("cannot read the policy {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// It is no policy.
+    #[error("{}: {source}", path.display())]
+    Policy {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and where.
+        source: PolicyError,
+    },
+    /// Another configuration is in force.
+    #[error("{0} is in force, not by this policy; undo it with `vfprobe rollback`, then start again")]
+    InForce(String),
+    /// The state folder cannot be used, or another vfprobe holds it.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The host cannot be read.
+    #[error(transparent)]
+    Host(#[from] TargetError),
+    /// The host cannot meet the policy.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// A change failed; says what became of it.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    /// Undoing could not begin.
+    #[error("cannot undo: {0}")]
+    Rollback(#[from] RollbackError),
+    /// Undoing left something.
+    #[error("not all could be undone: {}", .0.join("; "))]
+    LeftOver(Vec<String>),
+    /// No thread can be started.
+    #[error("cannot start the controller")]
+    Thread(#[source] io::Error),
+}
+
+impl ReconcileError {
+    /// Whether the policy itself is at fault.
+    #[must_use]
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Self::Read { .. } | Self::Policy { .. })
+    }
+}
+
+/// What the probes have seen arrive, read when it is asked for.
+pub type Observed = Box<dyn Fn() -> Vec<Accepted> + Send>;
+
+/// A policy being kept. It holds the lock: nobody else changes the host meanwhile.
+#[derive(Debug)]
+pub struct Reconciler {
+    root: HostRoot,
+    host: LiveHost,
+    lock: StateLock,
+    path: PathBuf,
+    policy: Policy,
+    strikes: Strikes,
+    destinations: Destinations,
+    watch: Watch,
+    started: Instant,
+    /// The last failure that was told.
+    told: Option<String>,
+}
+
+enum Message {
+    Reload,
+    Stop,
+}
+
+/// A reconciler at work in a thread of its own.
+#[derive(Debug)]
+pub struct Controller {
+    inbox: mpsc::Sender<Message>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Controller {
+    /// Has the policy read again.
+    pub fn reload(&self) {
+        // It has ended only when it is being stopped.
+        let _ = self.inbox.send(Message::Reload);
+    }
+
+    /// Ends it, and undoes or keeps as the policy says.
+    pub fn stop(&self) {
+        let _ = self.inbox.send(Message::Stop);
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            error!("the controller broke down; see `vfprobe status`, and `vfprobe rollback` to undo");
+        }
+    }
+}
+
+impl Reconciler {
+    /// Reads the policy, takes the lock, and undoes what a killed vfprobe has left. What is in force of this very policy is
+    /// gone on with.
+    ///
+    /// # Errors
+    /// [`ReconcileError`]; nothing was begun.
+    pub fn take(root: HostRoot, state: &StateDir, path: PathBuf) -> Result<Self, ReconcileError> {
+        let policy = read_policy(&path)?;
+        let lock = state.lock()?;
+        let host = LiveHost::new(root.clone());
+        let this = Self {
+            root,
+            host,
+            lock,
+            path,
+            policy,
+            strikes: Strikes::default(),
+            destinations: Destinations::default(),
+            watch: Watch::default(),
+            started: Instant::now(),
+            told: None,
+        };
+        let found = this.in_force()?;
+        match found {
+            Some(found) if !found.settled => this.undo("a change was cut short")?,
+            Some(found) if found.configs != [this.policy.name.clone()] => {
+                return Err(ReconcileError::InForce(found.configs.join("+")));
+            }
+            _ => {}
+        }
+        Ok(this)
+    }
+
+    /// Goes to work.
+    ///
+    /// # Errors
+    /// [`ReconcileError::Thread`].
+    pub fn start(mut self, observed: Observed) -> Result<Controller, ReconcileError> {
+        let (inbox, messages) = mpsc::channel();
+        let work = move || {
+            info!(policy = %self.path.display(), config = self.policy.name, "keeping the policy");
+            loop {
+                match messages.recv_timeout(LOOK) {
+                    Ok(Message::Reload) => self.reload(),
+                    Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return self.stop(),
+                    Err(RecvTimeoutError::Timeout) => {}
+                }
+                self.look(&observed);
+            }
+        };
+        let thread = std::thread::Builder::new().name("controller".to_owned()).spawn(work);
+        Ok(Controller { inbox, thread: Mutex::new(Some(thread.map_err(ReconcileError::Thread)?)) })
+    }
+
+    fn look(&mut self, observed: &Observed) {
+        let now = self.started.elapsed();
+        let due = self.watch.look(&self.root, now);
+        if due.destinations && self.destinations.note(&observed()) {
+            self.watch.wake("a vector goes to another vCPU");
+        }
+        if due.settings && self.has_drifted() {
+            self.watch.wake("settings were changed");
+        }
+        let Some(why) = self.watch.go(due, now) else { return };
+        debug!("comparing the host with the policy: {why}");
+        match self.reconcile(now) {
+            Ok(()) => {
+                if self.told.take().is_some() {
+                    info!("the policy can be kept again");
+                }
+                self.watch.done();
+            }
+            Err(error) => {
+                let wait = self.watch.failed(now);
+                let text = chain(&error);
+                if self.told.as_ref() != Some(&text) {
+                    error!(
+                        "the policy cannot be kept: {text}; next try in {} s at the latest",
+                        wait.as_secs()
+                    );
+                    self.told = Some(text);
+                }
+            }
+        }
+    }
+
+    fn in_force(&self) -> Result<Option<InForce>, ReconcileError> {
+        let journal = self.lock.dir().load()?;
+        Ok(apply::verify(&self.host, &journal, &self.host.boot_id()?))
+    }
+
+    fn has_drifted(&self) -> bool {
+        // What cannot be read is told by the audit.
+        let Ok(Some(found)) = self.in_force() else { return false };
+        found.checks.iter().any(|c| c.is_drift() && !self.strikes.is_released(&c.target.key()))
+    }
+
+    /// Brings the host to what the policy asks of the guests that are there.
+    fn reconcile(&mut self, now: Duration) -> Result<(), ReconcileError> {
+        let found = self.in_force()?;
+        if found.as_ref().is_some_and(|f| !f.settled) {
+            self.undo("a change was cut short")?;
+        }
+        let Some(mut plan) = self.plan()? else {
+            return if found.is_some() { self.undo("no guest of the policy is running") } else { Ok(()) };
+        };
+        let journal = self.lock.dir().load()?;
+        let steps: usize = journal.open().map(|t| t.entries.len()).sum();
+        let why = match &found {
+            Some(found) if found.checks.iter().any(is_gone) => Some("a guest or an interrupt is gone"),
+            Some(found) if found.guests.iter().any(|g| !plan.guests.contains(g)) => Some("a guest is gone"),
+            Some(_) if steps > JOURNAL_STEPS => Some("the journal has become long"),
+            _ => None,
+        };
+        if let Some(why) = why {
+            self.undo(why)?;
+            match self.plan()? {
+                Some(anew) => plan = anew,
+                None => return Ok(()),
+            }
+        } else {
+            for standing in journal.standing() {
+                let key = standing.target.key();
+                let step = plan.steps.iter().find(|s| s.target.key() == key && s.new == *standing.asked());
+                let Some(step) = step.filter(|_| !self.strikes.is_released(&key)) else { continue };
+                warn!("{}: somebody else set it to {}, not {}", step.target, step.now, step.new);
+                if self.strikes.strike(&key, now) {
+                    error!(
+                        "{}: changed by somebody else {STRIKES} times within {} minutes: vfprobe lets it go and \
+                         leaves it at {}; find out who sets it (irqbalance, tuned, a script), then send SIGHUP",
+                        step.target,
+                        MEMORY.as_secs() / 60,
+                        step.now
+                    );
+                }
+            }
+        }
+        plan.steps.retain(|step| !self.strikes.is_released(&step.target.key()));
+        if plan.steps.is_empty() {
+            return Ok(());
+        }
+        let Applied { steps, skipped, pending } =
+            apply::apply(&self.host, &plan, &self.lock, &Options::new())?;
+        info!(config = plan.config, steps, skipped = skipped.len(), pending = pending.len(), "in force");
+        for skipped in skipped {
+            self.strikes.leave(skipped.target.key());
+        }
+        Ok(())
+    }
+
+    /// The plan for those of the policy's guests that are there; `None` when there is none.
+    fn plan(&self) -> Result<Option<Plan>, PlanError> {
+        let mut topology = read_topology(&self.root);
+        self.destinations.fill(&mut topology);
+        let policy = for_present(&self.policy, &topology);
+        if policy.guests.is_empty() {
+            return Ok(None);
+        }
+        plan_on(&self.root, self.lock.dir(), &policy, topology).map(Some)
+    }
+
+    fn undo(&self, why: &str) -> Result<(), ReconcileError> {
+        let report = apply::rollback(&self.host, &self.lock, &RollbackOptions::default())?;
+        for note in &report.notes {
+            warn!("{note}");
+        }
+        for (target, cpus) in report.foreign() {
+            warn!("{target}: left at {cpus}, as somebody else has set it");
+        }
+        if !report.is_complete() {
+            return Err(ReconcileError::LeftOver(report.failures()));
+        }
+        info!(targets = report.undone.len(), "undone: {why}");
+        Ok(())
+    }
+
+    fn reload(&mut self) {
+        match read_policy(&self.path) {
+            Ok(policy) => {
+                // Another policy may ask less than the former one did; what both ask is written again at once.
+                if policy != self.policy
+                    && let Err(error) = self.undo("the policy was changed")
+                {
+                    return error!("the former policy is kept: {}", chain(&error));
+                }
+                info!(config = policy.name, "the policy was read again");
+                self.policy = policy;
+                self.strikes = Strikes::default();
+                self.watch.wake("the policy was read again");
+            }
+            Err(error) => error!("the former policy is kept: {}", chain(&error)),
+        }
+    }
+
+    fn stop(self) {
+        match self.policy.on_stop {
+            OnStop::Keep => {
+                info!("what is in force is kept, by the policy; `vfprobe rollback` undoes it");
+            }
+            OnStop::Undo => {
+                if let Err(error) = self.undo("the service ends") {
+                    error!("{}; run `vfprobe rollback`", chain(&error));
+                }
+            }
+        }
+    }
+}
+
+/// A target without which the configuration is not in force, and which no longer exists.
+fn is_gone(check: &Check) -> bool {
+    check.need == Need::Required && check.reality == Reality::Gone
+}
+
+/// The policy without guests that are not there, or are only starting.
+fn for_present(policy: &Policy, topology: &Topology) -> Policy {
+    let there = |wanted: &str| topology.find_guests(wanted).any(|guest| !guest.vcpus.is_empty());
+    let guests = policy.guests.iter().filter(|g| there(&g.guest)).cloned().collect();
+    Policy { guests, ..policy.clone() }
+}
+
+fn read_policy(path: &PathBuf) -> Result<Policy, ReconcileError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| ReconcileError::Read { path: path.clone(), source })?;
+    parse_policy(&text).map_err(|source| ReconcileError::Policy { path: path.clone(), source })
+}
+
+/// An error with its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}

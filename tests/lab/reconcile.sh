@@ -1,0 +1,81 @@
+# `vfprobe serve --policy`: a guest that starts, is reset and ends, a program that fights for an interrupt, a CPU that
+# goes offline and comes back, a second controller. In the end every mask is as it was.
+# lab: limit=400
+. /lab/support/lab.sh
+
+cat >/tmp/policy.toml <<'POLICY'
+name = "kept"
+[[guest]]
+name = "vm1"
+cpus = "2-3"
+placement = "own"
+POLICY
+LOG=/out/reconcile.log
+vf_irqs() { awk -v vf="($(vf_bdf 0))" 'index($0, "vfio-msi") && index($0, vf) { sub(":", "", $1); print $1 }' /proc/interrupts; }
+# placed: the VF has interrupts, and each goes to a CPU of its guest's vCPUs.
+placed() {
+  local irq list n=0
+  for irq in $(vf_irqs); do
+    list=$(</proc/irq/$irq/smp_affinity_list)
+    [[ $list == 2 || $list == 3 ]] || return 1
+    ((n += 1))
+  done
+  ((n > 0))
+}
+pinned() { [[ $(taskset -cp "$(vcpu_tid vm1 "$1")") == *": $2" ]]; }
+in_force() { placed && pinned 0 2 && pinned 1 3 && vfprobe verify >/tmp/verify.log; }
+logged() { grep -q "$1" "$LOG"; }
+no_interrupt() { [[ -z $(vf_irqs) ]]; }
+undone() { [[ ! -e /run/vfprobe/journal ]]; }
+masks() { grep -H . /proc/irq/*/smp_affinity /proc/irq/default_smp_affinity 2>/dev/null; }
+# changed FILE: masks that were there when FILE was written, are still there, and differ.
+changed() { masks | awk -F: 'NR == FNR { was[$1] = $2; next } $1 in was && was[$1] != $2 { print $1 ": " was[$1] " is now " $2 }' "$1" -; }
+
+check pf pf_up 1
+masks >/out/before
+equal bad-policy-is-usage 2 "$(vfprobe serve --policy /dev/null >/dev/null 2>&1; echo $?)"
+vfprobe serve --policy /tmp/policy.toml 2>"$LOG" &
+SERVE=$!
+check keeping wait_for 30 "the controller" logged "keeping the policy"
+equal nothing-changed-without-a-guest "" "$(changed /out/before)"
+
+# --- a guest comes -------------------------------------------------------------------------------------------------
+check vm1-starts guest_vf vm1 192.168.0.101 2 0 -action reboot=reset
+check follows-a-start wait_for 30 "the policy in force" in_force
+ping -q -i 0.2 192.168.0.101 >/dev/null 2>&1 &
+equal second-controller 3 "$(vfprobe serve --listen 127.0.0.1:19818 --policy /tmp/policy.toml >/tmp/second.log 2>&1; echo $?)"
+check second-is-told-why grep -q "held by another vfprobe (pid $SERVE)" /tmp/second.log
+equal apply-beside-it 3 "$(vfprobe apply --guest vm1 --cpus 2-3 --yes >/dev/null 2>&1; echo $?)"
+
+# --- it is reset: its interrupts go and come back with the default mask --------------------------------------------
+guest_monitor vm1 system_reset >/dev/null
+check interrupts-go wait_for 60 "the end of the interrupts" no_interrupt
+check interrupts-come wait_for 120 "new interrupts" eval '[[ -n $(vf_irqs) ]]'
+began=$SECONDS
+check follows-a-reset wait_for 30 "the policy in force" in_force
+echo "in force $((SECONDS - began)) s after the first new interrupt"
+
+# --- somebody else writes every 50 ms: corrected three times, then let be ------------------------------------------
+irq=$(vf_irqs | head -n 1)
+while sleep 0.05; do echo 0 >/proc/irq/$irq/smp_affinity_list; done &
+WRITER=$!
+check lets-go wait_for 60 "the release" logged "irq $irq .*vfprobe lets it go"
+equal three-strikes 3 "$(grep -c "irq $irq .*somebody else set it" "$LOG")"
+kill $WRITER
+equal left-alone 0 "$(</proc/irq/$irq/smp_affinity_list)"
+kill -HUP $SERVE
+check taken-up-again-by-sighup wait_for 30 "the policy in force" in_force
+
+# --- a promised CPU goes offline -----------------------------------------------------------------------------------
+echo 0 >/sys/devices/system/cpu/cpu3/online
+check offline-is-said wait_for 30 "the complaint" logged "CPU 3 is offline"
+echo 1 >/sys/devices/system/cpu/cpu3/online
+check follows-online wait_for 30 "the policy in force" in_force
+
+# --- the guest goes, and with it what was done for it --------------------------------------------------------------
+check vm1-ends guest_down vm1
+check undone-with-the-guest wait_for 30 "the end of the journal" undone
+equal masks-without-the-guest "" "$(changed /out/before)"
+kill "$SERVE"
+wait "$SERVE"
+equal clean-stop 0 "$?"

@@ -3,6 +3,7 @@
 //! Values in, text out; files are written by the callers. Knows neither probes nor where sessions come from.
 
 pub mod assess;
+pub mod export;
 pub mod format;
 pub mod html;
 pub mod json;

@@ -1,7 +1,7 @@
 //! The verdict in one line.
 
 use super::{assess::Assessment, format};
-use crate::stats::compare::{Compared, Estimate, Verdict};
+use crate::stats::compare::{Compared, Estimate, MARGIN, Verdict, more_repeats};
 
 /// `better: irq_delivery p99 of vm1: 8.31 ms (baseline) -> 2.21 ms (own), ratio 0.266, 90 % interval 0.21 to 0.34, 3 and 3 runs`.
 #[must_use]
@@ -26,6 +26,9 @@ pub fn verdict(assessment: &Assessment<'_>) -> String {
     if let Some(visible) = headline.compared.smallest_visible().filter(|_| *verdict == Verdict::NoDifference)
     {
         text += &format!("; a change by {} would have been seen", format::percent(visible));
+        if let Some(more) = more_repeats(&headline.compared) {
+            text += &format!("; about {more} more repeats would show one by {}", format::percent(MARGIN));
+        }
     }
     text
 }
@@ -93,7 +96,17 @@ mod tests {
                     "3 and 3 runs",
                 ][..],
             ),
-            (5, 1.0, &["no difference: ", "95 % interval", "; a change by ", " would have been seen"]),
+            (
+                5,
+                1.0,
+                &[
+                    "no difference: ",
+                    "95 % interval",
+                    "; a change by ",
+                    " would have been seen; about ",
+                    " more repeats would show one by 5 %",
+                ],
+            ),
             (4, 3.0, &["worse: ", "95 % interval"]),
             (
                 2,

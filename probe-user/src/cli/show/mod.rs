@@ -5,7 +5,10 @@ mod table;
 
 use super::{Exit, Failure, Globals, failures, paint::Paint, print};
 use crate::{
-    report::json,
+    report::{
+        export::{self, Part},
+        json,
+    },
     session::{self, Session},
     stats::compare::Detail,
 };
@@ -32,6 +35,12 @@ pub struct Args {
     /// JSON instead of tables (docs/json.md)
     #[arg(long)]
     json: bool,
+    /// An HdrHistogram log: one histogram for each run and series
+    #[arg(long, conflicts_with_all = ["json", "csv", "histogram"])]
+    hlog: bool,
+    /// Figures of each run and series as CSV
+    #[arg(long, conflicts_with_all = ["json", "histogram"])]
+    csv: bool,
 }
 
 /// What a table shows of a session.
@@ -54,7 +63,7 @@ struct Unknown {
 
 /// Reads a session and prints it.
 pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
-    let Args { file, guest, config, full, histogram, json } = args;
+    let Args { file, guest, config, full, histogram, json, hlog, csv } = args;
     let session = session::read(file).map_err(failures::session)?;
     if let Some(guest) = guest {
         known(args, "guest", guest, guests(&session))?;
@@ -67,6 +76,13 @@ pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
         return print((text + "\n").as_bytes());
     }
     let detail = if *full { Detail::Full } else { Detail::Folded };
+    let part = Part { session: &session, guest: guest.as_deref(), config: config.as_deref(), detail };
+    if *hlog {
+        return print(export::hlog(&part).map_err(Failure::cannot_run)?.as_bytes());
+    }
+    if *csv {
+        return print(export::csv(&part).as_bytes());
+    }
     let view = View { session: &session, guest: guest.as_deref(), detail };
     print(text(&view, config.as_deref(), *histogram, Paint::stdout(globals.color)).as_bytes())
 }

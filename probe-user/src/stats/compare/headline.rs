@@ -2,6 +2,7 @@
 
 use super::{
     interval::{Estimate, FEWEST_FOR_95},
+    outliers::outliers,
     rows::{common, compare_histograms},
     verdict::Compared,
 };
@@ -65,6 +66,17 @@ pub fn headline(before: &[&Snapshot], after: &[&Snapshot]) -> Headline {
             level * 100.0
         ));
     }
+    let (runs_before, runs_after): (Vec<_>, Vec<_>) =
+        (b.iter().map(figure).collect(), a.iter().map(figure).collect());
+    for (side, runs) in [("before", &runs_before), ("after", &runs_after)] {
+        for (at, ratio) in outliers(runs) {
+            remarks.push(format!(
+                "{side}: run {} of {} stands out, {ratio:.2} times the median of its side; it stays in",
+                at + 1,
+                runs.len()
+            ));
+        }
+    }
     let mut labels = common(members().map(|s| &s.labels));
     labels.retain(|name, _| matches!(name.as_str(), "guest" | "stage" | "vf"));
     labels.entry("stage".to_owned()).or_insert_with(|| STAGE.to_owned());
@@ -75,8 +87,8 @@ pub fn headline(before: &[&Snapshot], after: &[&Snapshot]) -> Headline {
         compared,
         before: pooled(&b),
         after: pooled(&a),
-        runs_before: b.iter().map(figure).collect(),
-        runs_after: a.iter().map(figure).collect(),
+        runs_before,
+        runs_after,
         remarks,
     }
 }
@@ -137,6 +149,19 @@ mod tests {
         let five = of(&runs(1, 5, 1.0), &runs(2, 5, 1.0));
         assert_eq!(five.compared.verdict, Verdict::NoDifference);
         assert!(!five.remarks.iter().any(|r| r.contains("95 %")));
+    }
+
+    #[test]
+    fn a_run_that_stands_out_is_named_and_stays_in() {
+        let mut before = runs(1, 5, 1.0);
+        before[2] = sample::snapshot(&mut SplitMix64::new(9), 0, 8.0);
+        let h = of(&before, &runs(2, 5, 1.0));
+        assert!(
+            h.remarks.iter().any(|r| r.starts_with("before: run 3 of 5 stands out, ")),
+            "{:?}",
+            h.remarks
+        );
+        assert_eq!((h.compared.before.runs, h.before.n()), (5, 4000));
     }
 
     #[test]

@@ -4,6 +4,8 @@
 
 mod headline;
 pub mod interval;
+mod outliers;
+mod power;
 mod rows;
 #[cfg(test)]
 mod simulation;
@@ -11,5 +13,7 @@ mod verdict;
 
 pub use headline::{Headline, headline};
 pub use interval::{Estimate, FEWEST_FOR_95, FEWEST_RUNS, Method};
+pub use outliers::outliers;
+pub use power::more_repeats;
 pub use rows::{Comparison, Detail, LeftOut, Row, compare, idle_time};
 pub use verdict::{Compared, Direction, MARGIN, Side, Verdict, judge};

@@ -357,6 +357,7 @@ mod tests {
             vcpus: vec![],
             threads: vec![],
             vfs: vec![],
+            nics: vec![],
         }
     }
 

@@ -71,6 +71,8 @@ def processes():
         for fd, target in zip(fds, targets):
             if target.startswith(("anon_inode:kvm", "/dev/")):
                 link(fd)
+            if target == "/dev/net/tun":
+                file(fd.replace("/fd/", "/fdinfo/"), ("pos", "iff"))
         for task in sorted(glob.glob(directory + "/task/*")):
             file(f"{task}/stat")
             file(f"{task}/status", ("Name", "Tgid", "Cpus_allowed_list"))
@@ -96,4 +98,11 @@ for device in sorted(glob.glob("/sys/bus/pci/devices/*")):
             file(path)
         for path in sorted(glob.glob(device + "/vfio-dev/*")):
             print("dir", path.lstrip("/"))
+for netdev in sorted(glob.glob("/sys/class/net/*")):
+    for name in ("ifindex", "tun_flags"):
+        if os.path.exists(f"{netdev}/{name}"):
+            file(f"{netdev}/{name}")
+    for path in [f"{netdev}/master", f"{netdev}/device", *sorted(glob.glob(f"{netdev}/lower_*"))]:
+        if os.path.islink(path):
+            link(path)
 processes()

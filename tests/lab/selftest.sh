@@ -1,4 +1,5 @@
-# The lab's own promises: VF and tap guests of every kind come up and answer, the tools are there, files come out.
+# The lab's own promises: VF and tap guests of every kind come up and answer, the tools are there, files come out; and
+# vfprobe finds the path of each of these guests.
 # lab: limit=400
 . /lab/support/lab.sh
 
@@ -30,6 +31,19 @@ for guest in vf1 vf2 virtio vhost e1000; do
   # Until the first answer: the neighbour's address is still unknown then.
   check ping-$guest wait_for 20 "an answer of $guest" ping -q -c 1 -W 1 "${address[$guest]}"
 done
+# What vfprobe finds from outside is what was started above: the way of each guest's packets, and the tap's index.
+paths='
+import json
+for guest in json.load(open("/out/topology.json"))["guests"]:
+    for n in guest["nics"]:
+        print(n["netdev"], n["ifindex"], n["path"], n["card"], n["queues"], n["bridge"], *n["uplinks"], end="; ")
+    print(guest["name"], len(guest["vfs"]), "VF", end="; ")'
+/share/vfprobe topology --json >/out/topology.json
+index() { cat "/sys/class/net/$1/ifindex"; }
+equal paths-of-guests "tap-e1000 $(index tap-e1000) emulated e1000 1 br0 eth0; e1000 0 VF; vf1 1 VF; vf2 1 VF; \
+tap-vhost $(index tap-vhost) vhost virtio-net-pci 1 br0 eth0; vhost 0 VF; \
+tap-virtio $(index tap-virtio) virtio virtio-net-pci 1 br0 eth0; virtio 0 VF; " "$(python3 -c "$paths")"
+/share/vfprobe topology --color never | grep NIC
 equal vcpus-of-vf2 "CPU 1/KVM" "$(cat /proc/"$(guest_pid vf2)"/task/"$(vcpu_tid vf2 1)"/comm)"
 check iperf3 iperf3 -c "${address[vf1]}" -t 1
 [[ $(affinities vf1 | wc -l) -gt 10 ]] && pass affinities || fail affinities "$(affinities vf1)"

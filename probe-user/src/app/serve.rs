@@ -400,6 +400,7 @@ mod tests {
             vcpus: vec![],
             threads: vec![],
             vfs: vec![],
+            nics: vec![],
         }
     }
 

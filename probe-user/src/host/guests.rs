@@ -2,6 +2,8 @@
 
 use super::{
     HostError,
+    nic_options::parse_taps,
+    nics::{NetFile, parse_net_path, read_nics},
     process::{read_start_time, read_thread},
     reader::{Reader, is_gone, list},
     vfio::{VfioFile, parse_vfio_path},
@@ -27,6 +29,7 @@ struct OpenFiles {
     any: bool,
     vcpus: usize,
     vfio: Vec<VfioFile>,
+    net: Vec<(u32, NetFile)>,
 }
 
 /// All guests, by name, then pid.
@@ -78,7 +81,8 @@ fn read_open_files(dir: &Path) -> io::Result<OpenFiles> {
     for entry in fs::read_dir(dir)? {
         files.any = true;
         // A file that has been closed in the meantime says nothing.
-        let Ok(target) = fs::read_link(entry?.path()) else { continue };
+        let path = entry?.path();
+        let Ok(target) = fs::read_link(&path) else { continue };
         let Some(target) = target.to_str() else { continue };
         if target == "anon_inode:kvm-vm" {
             files.is_vmm = true;
@@ -86,6 +90,10 @@ fn read_open_files(dir: &Path) -> io::Result<OpenFiles> {
             files.vcpus += 1;
         } else if let Some(vfio) = parse_vfio_path(target) {
             files.vfio.push(vfio);
+        } else if let Some(net) = parse_net_path(target)
+            && let Some(fd) = path.file_name().and_then(|name| name.to_str()?.parse().ok())
+        {
+            files.net.push((fd, net));
         }
     }
     files.vfio.sort_unstable();
@@ -101,7 +109,8 @@ fn read_guest(reader: &mut Reader<'_>, pid: Pid, files: &OpenFiles) -> Result<Op
     let cmdline = reader.text(&dir.join("cmdline")).unwrap_or_default();
     let cgroup = reader.text(&dir.join("cgroup")).unwrap_or_default();
     let comm = comm.trim_end_matches('\n');
-    let Identity { vmm, name, uuid, libvirt } = identify(comm, &parse_cmdline(&cmdline), &cgroup);
+    let args = parse_cmdline(&cmdline);
+    let Identity { vmm, name, uuid, libvirt } = identify(comm, &args, &cgroup);
     let name = name.unwrap_or_else(|| match vmm {
         Vmm::Qemu => format!("qemu-{pid}"),
         Vmm::CloudHypervisor => format!("cloud-hypervisor-{pid}"),
@@ -127,7 +136,9 @@ fn read_guest(reader: &mut Reader<'_>, pid: Pid, files: &OpenFiles) -> Result<Op
             files.vcpus
         ));
     }
-    Ok(Some(Guest { name, uuid, pid, start_time, vmm, libvirt, vcpus, threads, vfs: Vec::new() }))
+    let taps = if vmm == Vmm::Qemu { parse_taps(&args) } else { Vec::new() };
+    let nics = read_nics(reader, pid.0, &files.net, &taps);
+    Ok(Some(Guest { name, uuid, pid, start_time, vmm, libvirt, vcpus, threads, vfs: Vec::new(), nics }))
 }
 
 /// Tells vCPU threads from the others: by name, else by what KVM says in debugfs.

@@ -11,6 +11,8 @@ pub mod health;
 mod interrupts;
 mod irqs;
 mod mode;
+mod nic_options;
+mod nics;
 mod process;
 mod reader;
 mod root;

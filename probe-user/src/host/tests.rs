@@ -6,6 +6,7 @@ use super::{
 };
 use crate::model::{
     CpuId, NumaNode,
+    nic::Nic,
     topology::{DeliveryMode, Guest, Topology, Vf, Vmm},
 };
 
@@ -96,6 +97,119 @@ fn the_captured_host_with_a_guest_on_vhost_and_without_thread_names() {
     let others: Vec<&str> = vm2.threads.iter().map(|t| t.comm.as_str()).collect();
     assert_eq!(others, ["qemu-system-x86", "qemu-system-x86", "vhost-236", "kvm-pit/236"]);
     assert_eq!((vm2.vfs.len(), t.free_vfs.len()), (0, 3));
+    assert_eq!(guest(&t, "vm1").nics, []);
+}
+
+fn nic_line(nic: &Nic) -> String {
+    let Nic { netdev, ifindex, path, card, queues, vhost, bridge, uplinks } = nic;
+    let (card, bridge) = (card.as_deref().unwrap_or("-"), bridge.as_deref().unwrap_or("-"));
+    format!("{netdev} {ifindex:?} {} {card} {queues} {vhost:?} {bridge} {}", path.as_str(), uplinks.join("+"))
+}
+
+fn nic_lines(tree: &Tree, name: &str) -> Vec<String> {
+    let t = read_topology(&tree.root());
+    assert_eq!(t.problems, [] as [&str; 0]);
+    guest(&t, name).nics.iter().map(nic_line).collect()
+}
+
+/// An interface, with the links that a netlink `ip link` of this shape leaves in sysfs.
+fn interface(tree: &Tree, name: &str, index: u32, files: &[&str], lower: &[&str]) {
+    let dir = format!("sys/class/net/{name}");
+    tree.file(&format!("{dir}/ifindex"), &format!("{index}\n"));
+    for file in files {
+        tree.file(&format!("{dir}/{file}"), "x\n");
+    }
+    for below in lower {
+        tree.link(&format!("{dir}/lower_{below}"), &format!("../{below}"));
+    }
+}
+
+#[test]
+fn cards_on_a_bridge_over_a_bond_and_in_another_namespace() {
+    // The capture holds no sysfs of interfaces and no fdinfo: both are laid out here.
+    let tree = Tree::captured(LAB_VHOST);
+    tree.file("proc/236/fdinfo/9", "pos:\t0\nflags:\t0104002\nmnt_id:\t25\nino:\t7\niff:\ttap0\n");
+    assert_eq!(nic_lines(&tree, "vm2"), ["tap0 None vhost virtio-net-pci 1 Some(true) - "]);
+    // Another interface of that name, in this namespace, is not the guest's.
+    interface(&tree, "tap0", 7, &[], &[]);
+    tree.link("sys/class/net/tap0/master", "../br0");
+    assert_eq!(nic_lines(&tree, "vm2"), ["tap0 None vhost virtio-net-pci 1 Some(true) - "]);
+    interface(&tree, "tap0", 7, &["tun_flags"], &[]);
+    interface(&tree, "br0", 5, &[], &["tap0", "bond0"]);
+    interface(&tree, "bond0", 4, &[], &["eth1", "eth0"]);
+    interface(&tree, "eth0", 2, &["device/vendor"], &[]);
+    interface(&tree, "eth1", 3, &["device/vendor"], &[]);
+    assert_eq!(nic_lines(&tree, "vm2"), ["tap0 Some(7) vhost virtio-net-pci 1 Some(true) br0 eth0+eth1"]);
+    // Links that lead in a circle end.
+    tree.link("sys/class/net/eth0/lower_br0", "../br0");
+    assert_eq!(nic_lines(&tree, "vm2"), ["tap0 Some(7) vhost virtio-net-pci 1 Some(true) br0 eth0+eth1"]);
+    // A file that was opened and not attached is no card.
+    tree.file("proc/236/fdinfo/9", "pos:\t0\niff:\t\n");
+    assert_eq!(nic_lines(&tree, "vm2"), [] as [&str; 0]);
+}
+
+#[test]
+fn which_cards_are_served_by_vhost() {
+    let args = "qemu-system-x86_64 -name vm9 -netdev tap,id=a,ifname=t0,vhost=on -device virtio-net-pci,netdev=a \
+                -netdev tap,id=b,ifname=t1 -device e1000,netdev=b";
+    let [t0, t1] = ["t0 None", "t1 None"];
+    // Target of descriptors 3, 4, ...; interface of each tun file.
+    let tun = "/dev/net/tun";
+    for (cmdline, files, interfaces, expected) in [
+        (
+            args,
+            vec![tun, tun],
+            vec!["t0", "t1"],
+            [
+                format!("{t0} virtio virtio-net-pci 1 Some(false) - "),
+                format!("{t1} emulated e1000 1 Some(false) - "),
+            ],
+        ),
+        (
+            args,
+            vec![tun, tun, "/dev/vhost-net"],
+            vec!["t0", "t1"],
+            [
+                format!("{t0} vhost virtio-net-pci 1 Some(true) - "),
+                format!("{t1} emulated e1000 1 Some(false) - "),
+            ],
+        ),
+        (
+            "own-vmm",
+            vec![tun, tun, tun, "/dev/vhost-net"],
+            vec!["t0", "t1", "t1"],
+            [format!("{t0} tap - 1 None - "), format!("{t1} tap - 2 None - ")],
+        ),
+        (
+            "own-vmm",
+            vec![tun, tun, "/dev/vhost-net", "/dev/vhost-net"],
+            vec!["t0", "t1"],
+            [format!("{t0} vhost - 1 Some(true) - "), format!("{t1} vhost - 1 Some(true) - ")],
+        ),
+    ] {
+        let tree = lab();
+        let args: Vec<&str> = cmdline.split_whitespace().collect();
+        tree.process(900, &args, &[(900, "qemu", "0")]);
+        tree.open(900, &files);
+        tree.open(900, &["anon_inode:kvm-vm"]);
+        for (n, name) in interfaces.iter().enumerate() {
+            tree.file(&format!("proc/900/fdinfo/{}", 3 + n), &format!("pos:\t0\niff:\t{name}\n"));
+        }
+        let t = read_topology(&tree.root());
+        let found = t.guests.iter().find(|g| g.pid.0 == 900).unwrap();
+        assert_eq!(found.nics.iter().map(nic_line).collect::<Vec<_>>(), expected, "{cmdline} {files:?}");
+    }
+}
+
+#[test]
+fn macvtap_is_found_by_its_index() {
+    let tree = lab();
+    tree.open(277, &["/dev/tap12"]);
+    // In another namespace no name is known; the file's own is shown.
+    assert_eq!(nic_lines(&tree, "vm2"), ["tap12 None macvtap - 1 Some(false) - "]);
+    interface(&tree, "macvtap0", 12, &[], &["eth0"]);
+    interface(&tree, "eth0", 2, &["device/vendor"], &[]);
+    assert_eq!(nic_lines(&tree, "vm2"), ["macvtap0 Some(12) macvtap - 1 Some(false) - eth0"]);
 }
 
 #[test]

@@ -50,9 +50,14 @@ pub(super) fn identify(comm: &str, args: &[&str], cgroup: &str) -> Identity {
     Identity { vmm, name: name.filter(|n| !n.is_empty()), uuid: uuid.filter(|u| !u.is_empty()), libvirt }
 }
 
-/// The value of an option given as `-key value`, `--key value` or `--key=value`.
+/// The value of an option given as `-key value`, `--key value` or `--key=value`: the first one.
 fn option<'a>(args: &[&'a str], key: &str) -> Option<&'a str> {
-    args.iter().enumerate().skip(1).find_map(|(n, arg)| {
+    options(args, key).next()
+}
+
+/// The values of an option that may be given several times.
+pub(super) fn options<'a>(args: &[&'a str], key: &str) -> impl Iterator<Item = &'a str> {
+    args.iter().enumerate().skip(1).filter_map(move |(n, arg)| {
         let arg = arg.strip_prefix("--").or_else(|| arg.strip_prefix('-'))?.strip_prefix(key)?;
         match arg.strip_prefix('=') {
             Some(value) => Some(value),
@@ -65,6 +70,14 @@ fn option<'a>(args: &[&'a str], key: &str) -> Option<&'a str> {
 /// A key of QEMU's option syntax, where `,,` is a comma and the first value needs no key
 /// (qemu(1), "-name"; util/qemu-option.c).
 fn qemu_key(text: &str, key: &str) -> Option<String> {
+    let parts = qemu_parts(text);
+    let first_without_key = parts.first().filter(|part| !part.contains('='));
+    let keyed = parts.iter().find_map(|part| part.strip_prefix(key)?.strip_prefix('='));
+    keyed.map(str::to_owned).or_else(|| first_without_key.cloned())
+}
+
+/// The parts of QEMU's option syntax between single commas.
+pub(super) fn qemu_parts(text: &str) -> Vec<String> {
     let mut parts = vec![String::new()];
     let mut chars = text.chars().peekable();
     while let Some(c) = chars.next() {
@@ -73,9 +86,7 @@ fn qemu_key(text: &str, key: &str) -> Option<String> {
             _ => parts.push(String::new()),
         }
     }
-    let first_without_key = parts.first().filter(|part| !part.contains('='));
-    let keyed = parts.iter().find_map(|part| part.strip_prefix(key)?.strip_prefix('='));
-    keyed.map(str::to_owned).or_else(|| first_without_key.cloned())
+    parts
 }
 
 /// A key of `key=value,key=value`.

@@ -5,6 +5,7 @@
 pub mod cpu_set;
 pub mod host_facts;
 pub mod ids;
+pub mod nic;
 pub mod pci;
 pub mod thread;
 pub mod topology;

@@ -2,7 +2,7 @@
 //!
 //! Plain facts, read by `host`; nothing here knows where they came from.
 
-use super::{CpuId, CpuSet, IrqNumber, NumaNode, PciAddress, Pid, Tid, VcpuId, VfIndex};
+use super::{CpuId, CpuSet, IrqNumber, NumaNode, PciAddress, Pid, Tid, VcpuId, VfIndex, nic::Nic};
 use serde::{Deserialize, Serialize};
 
 /// Everything vfprobe needs to know of a host before it measures or plans.
@@ -76,6 +76,9 @@ pub struct Guest {
     pub threads: Vec<Thread>,
     /// VFs it owns, by address.
     pub vfs: Vec<Vf>,
+    /// Its other network cards, by the host's interface. Session files from before they were read have none.
+    #[serde(default)]
+    pub nics: Vec<Nic>,
 }
 
 /// A thread whose affinity can be set.

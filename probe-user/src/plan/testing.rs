@@ -67,6 +67,7 @@ pub(crate) fn guest(name: &str, vcpus: u32, vf_node: Option<u32>) -> Guest {
             .map(|i| Vcpu { index: VcpuId(i), thread: thread(pid + 10 + i, &format!("CPU {i}/KVM"), "0-3") })
             .collect(),
         threads: vec![thread(pid, "qemu", "0-3")],
+        nics: Vec::new(),
         vfs: vec![Vf {
             address: PciAddress {
                 domain: 0,

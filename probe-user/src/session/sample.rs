@@ -110,6 +110,7 @@ pub(crate) fn topology(cpu: u32) -> topology::Topology {
             libvirt: false,
             vcpus: vec![topology::Vcpu { index: VcpuId(0), thread: thread(702, "CPU 0/KVM") }],
             threads: vec![thread(700, "qemu-system-x86")],
+            nics: Vec::new(),
             vfs: vec![topology::Vf {
                 address: "0000:01:10.0".parse().unwrap(),
                 index: Some(VfIndex(0)),

@@ -173,5 +173,6 @@ fn guest() -> Guest {
         vcpus: vec![Vcpu { index: VcpuId(0), thread }],
         threads: vec![],
         vfs: vec![vf],
+        nics: vec![],
     }
 }

@@ -49,6 +49,7 @@ fn topology(tids: &[u32]) -> Topology {
         libvirt: false,
         vcpus,
         threads: Vec::new(),
+        nics: Vec::new(),
         vfs: vec![vf],
     };
     Topology { guests: vec![guest], ..Topology::default() }

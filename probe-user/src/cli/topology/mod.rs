@@ -118,9 +118,14 @@ mod tests {
         let printed: serde_json::Value = serde_json::from_str(&to_json(&topology).unwrap()).unwrap();
         assert_eq!(printed, example);
         // Every field that exists is shown, also those of lists that happen to be empty in other examples.
-        for name in
-            ["/cpus/0", "/guests/0/vcpus/0", "/guests/0/threads/0", "/guests/0/vfs/0/slots/0", "/irqs/0"]
-        {
+        for name in [
+            "/cpus/0",
+            "/guests/0/vcpus/0",
+            "/guests/0/threads/0",
+            "/guests/0/vfs/0/slots/0",
+            "/guests/0/nics/0",
+            "/irqs/0",
+        ] {
             assert!(example.pointer(name).is_some(), "{name}");
         }
         assert!(example.pointer("/free_vfs/0").is_some());
@@ -134,6 +139,7 @@ mod tests {
             "/guests/0/vcpus/0",
             "/guests/0/vfs/0",
             "/guests/0/vfs/0/slots/0",
+            "/guests/0/nics/0",
             "/irqs/0",
         ] {
             for field in fields(example.pointer(pointer).unwrap()) {

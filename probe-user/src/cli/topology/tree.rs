@@ -4,6 +4,7 @@ use crate::{
     cli::paint::{Cell, Paint, Style, columns},
     model::{
         CpuSet,
+        nic::{Nic, PathKind},
         topology::{DeliveryMode, Guest, Irq, Slot, Topology, Vf, Vmm},
     },
 };
@@ -102,7 +103,7 @@ impl Renderer {
     }
 
     fn guest(&mut self, topology: &Topology, guest: &Guest) {
-        let Guest { name, uuid, pid, start_time: _, vmm, libvirt, vcpus, threads, vfs } = guest;
+        let Guest { name, uuid, pid, start_time: _, vmm, libvirt, vcpus, threads, vfs, nics } = guest;
         let program = match vmm {
             Vmm::Qemu => "QEMU",
             Vmm::CloudHypervisor => "Cloud Hypervisor",
@@ -145,6 +146,38 @@ impl Renderer {
         for vf in vfs {
             self.vf(topology, vf, true);
         }
+        for nic in nics {
+            let line = self.nic(nic);
+            self.line(&line);
+        }
+    }
+
+    fn nic(&self, nic: &Nic) -> String {
+        let Nic { netdev, ifindex, path, card, queues, vhost, bridge, uplinks } = nic;
+        let plural = if *queues == 1 { "" } else { "s" };
+        let mut line = format!(
+            "  {}  {} path, {}, {queues} queue{plural}",
+            self.paint.text(Style::Strong, &format!("NIC {netdev}")),
+            path.as_str(),
+            card.as_deref().map_or_else(|| "card not known".to_owned(), |card| format!("card {card}")),
+        );
+        match (path, vhost) {
+            (PathKind::Macvtap, Some(true)) => line.push_str(", by vhost"),
+            (PathKind::Macvtap, Some(false)) => line.push_str(", by the VMM"),
+            (PathKind::Tap | PathKind::Macvtap, None) => line.push_str(", not known whether by vhost"),
+            _ => {}
+        }
+        match (ifindex, bridge) {
+            (None, _) => line.push_str(", not in this network namespace"),
+            (Some(_), Some(bridge)) => line.push_str(&format!(", bridge {bridge}")),
+            (Some(_), None) if *path != PathKind::Macvtap => line.push_str(", no bridge"),
+            (Some(_), None) => {}
+        }
+        if ifindex.is_some() {
+            let uplinks = if uplinks.is_empty() { "none".to_owned() } else { uplinks.join(", ") };
+            line.push_str(&format!(", uplink {uplinks}"));
+        }
+        line
     }
 
     fn vf(&mut self, topology: &Topology, vf: &Vf, owned: bool) {
@@ -291,6 +324,49 @@ mod tests {
                 "- mode unknown: hardware may deliver these past the host; vfprobe record finds out",
             ]
         );
+    }
+
+    #[test]
+    fn cards_say_their_path_and_what_is_not_known() {
+        let nic = |path, card: Option<&str>, ifindex, vhost, bridge: Option<&str>, uplinks: &[&str]| Nic {
+            netdev: "tap0".into(),
+            ifindex,
+            path,
+            card: card.map(str::to_owned),
+            queues: if uplinks.is_empty() { 1 } else { 4 },
+            vhost,
+            bridge: bridge.map(str::to_owned),
+            uplinks: uplinks.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        let (virtio, index) = (Some("virtio-net-pci"), Some(7));
+        for (nic, expected) in [
+            (
+                nic(PathKind::Vhost, virtio, index, Some(true), Some("br0"), &["eth0", "eth1"]),
+                "vhost path, card virtio-net-pci, 4 queues, bridge br0, uplink eth0, eth1",
+            ),
+            (
+                nic(PathKind::Emulated, Some("e1000"), index, Some(false), Some("br0"), &[]),
+                "emulated path, card e1000, 1 queue, bridge br0, uplink none",
+            ),
+            (
+                nic(PathKind::Virtio, virtio, index, Some(false), None, &[]),
+                "virtio path, card virtio-net-pci, 1 queue, no bridge, uplink none",
+            ),
+            (
+                nic(PathKind::Tap, None, None, None, None, &[]),
+                "tap path, card not known, 1 queue, not known whether by vhost, not in this network namespace",
+            ),
+            (
+                nic(PathKind::Macvtap, virtio, index, Some(true), None, &["eth0"]),
+                "macvtap path, card virtio-net-pci, 4 queues, by vhost, uplink eth0",
+            ),
+        ] {
+            let mut topology = read_topology(&Tree::captured(LAB).root());
+            topology.guests[0].nics = vec![nic];
+            let text = render(&topology, true, Paint::default());
+            let line = format!("  NIC tap0  {expected}");
+            assert!(text.lines().any(|l| l == line), "{line}\n{text}");
+        }
     }
 
     #[test]

@@ -46,11 +46,13 @@ pub enum Lost {
     WakeUnknown = 9,
     /// A pending interrupt was given up: its vector was taken over by another slot.
     PendingReplaced = 10,
+    /// An injection by the irqfd work queue that could not be told which interrupt it belongs to, or reached no vCPU.
+    SlowUnjoined = 11,
 }
 
 impl Lost {
     /// All causes, by index: the probe that loses, and the word used in labels.
-    pub const ALL: [(Self, &'static str, &'static str); 11] = [
+    pub const ALL: [(Self, &'static str, &'static str); 12] = [
         (Self::IrqBeyondTable, "irq_delivery", "irq_number_beyond_table"),
         (Self::IrqNameUnreadable, "irq_delivery", "irq_name_unreadable"),
         (Self::SlotsFull, "irq_delivery", "slots_full"),
@@ -62,6 +64,7 @@ impl Lost {
         (Self::Negative, "irq_delivery", "negative_interval"),
         (Self::WakeUnknown, "irq_delivery", "wake_unknown"),
         (Self::PendingReplaced, "irq_delivery", "pending_replaced"),
+        (Self::SlowUnjoined, "irq_delivery", "slow_path_unjoined"),
     ];
 }
 

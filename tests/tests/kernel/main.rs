@@ -7,3 +7,5 @@ mod control;
 mod delivery;
 mod guests;
 mod load;
+mod slow_path;
+mod way;

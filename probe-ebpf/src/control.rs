@@ -56,11 +56,13 @@ pub enum Lost {
     NoiseUnmatched = 14,
     /// More intervals nested than there is room for.
     NoiseTooDeep = 15,
+    /// An injection by the irqfd work queue that could not be told which interrupt it belongs to, or reached no vCPU.
+    SlowUnjoined = 16,
 }
 
 impl Lost {
     /// All causes, by index: the probe that loses, and the word used in labels.
-    pub const ALL: [(Self, &'static str, &'static str); 16] = [
+    pub const ALL: [(Self, &'static str, &'static str); 17] = [
         (Self::IrqBeyondTable, "irq_delivery", "irq_number_beyond_table"),
         (Self::IrqNameUnreadable, "irq_delivery", "irq_name_unreadable"),
         (Self::SlotsFull, "irq_delivery", "slots_full"),
@@ -77,6 +79,7 @@ impl Lost {
         (Self::NoiseSeriesFull, "cpu_noise", "series_full"),
         (Self::NoiseUnmatched, "cpu_noise", "unmatched_end"),
         (Self::NoiseTooDeep, "cpu_noise", "nested_too_deep"),
+        (Self::SlowUnjoined, "irq_delivery", "slow_path_unjoined"),
     ];
 }
 

@@ -239,6 +239,7 @@ fn load_object(facts: &KernelFacts, sizes: Sizes) -> Result<Ebpf, LoadError> {
         ("VCPU_TIDS", sizes.vcpus),
         ("SLOTS", sizes.slots),
         ("SLOT_IDS", sizes.slots),
+        ("SLOW_WORK", sizes.slots),
         ("DELIVERIES", sizes.deliveries),
         ("DELIVERY_IDS", sizes.deliveries),
         ("IRQ_HIST", sizes.deliveries * STAGES),

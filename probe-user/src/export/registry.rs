@@ -147,6 +147,16 @@ pub static METRICS: &[Metric] = &[
         "Interrupts that went through the irqfd work queue instead of being set at once",
     ),
     irq(
+        "vfprobe_irq_delivery_slow_merged_total",
+        "slow_merged",
+        "Interrupts of the slow path raised while its work was waiting already, which injects once for all",
+    ),
+    irq(
+        "vfprobe_irq_delivery_slow_accepted_total",
+        "slow_accepted",
+        "Interrupts of the VF that a vCPU's APIC accepted from the irqfd work queue",
+    ),
+    irq(
         "vfprobe_irq_delivery_userspace_total",
         "userspace",
         "Interrupts that the VMM read from the eventfd and injected itself",

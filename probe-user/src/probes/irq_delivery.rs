@@ -34,6 +34,12 @@ pub static SPEC: ProbeSpec = ProbeSpec {
             classic: hook::classic("irq_apicv_tp", &[]),
         },
         Hook {
+            event: "workqueue/workqueue_execute_start",
+            role: Role::Figure("slow_join"),
+            raw: hook::raw("irq_work_raw", &[]),
+            classic: None,
+        },
+        Hook {
             event: "workqueue/workqueue_queue_work",
             role: Role::Figure("slow_path"),
             raw: hook::raw("irq_slow_raw", &["OFF_WORK_FUNC", "IRQFD_INJECT"]),
@@ -71,7 +77,11 @@ fn collect(
     for slot in slots.iter().filter(|s| s.owner != 0) {
         let labels = slot_labels(names, slot);
         let slow = report.loses("slow_path").is_none();
-        let counts = [("raised", slot.raised, true), ("slow_path", slot.slow, slow)];
+        let counts = [
+            ("raised", slot.raised, true),
+            ("slow_path", slot.slow, slow),
+            ("slow_merged", slot.slow_merged, slow),
+        ];
         for (name, value, seen) in counts {
             if seen {
                 out.counters.push(counter(name, &labels, value));
@@ -155,8 +165,10 @@ fn add_delivery(
         .saturating_sub(coalesced)
         .saturating_sub(delivery.apicv)
         .saturating_sub(u64::from(delivery.pending));
+    let slow_joined = report.loses("slow_path").is_none() && report.loses("slow_join").is_none();
     for (name, value, seen) in [
         ("accepted", delivery.accepted, true),
+        ("slow_accepted", delivery.slow, slow_joined),
         ("same_cpu", delivery.same_cpu, true),
         ("cross_cpu", delivery.cross_cpu, true),
         ("apicv", delivery.apicv, report.loses("apicv").is_none()),

@@ -43,6 +43,8 @@ impl MapReader for Maps {
             raised: 9,
             slow: 1,
             userspace: 1,
+            slow_merged: 1,
+            slow_raise_ns: 0,
             last_vcpu_id: 0,
             last_tid: 101,
             last_series: 0,
@@ -73,6 +75,7 @@ impl MapReader for Maps {
             same_cpu: 3,
             cross_cpu: 4,
             apicv: 0,
+            slow: 1,
         })
     }
 

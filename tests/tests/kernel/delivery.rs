@@ -17,12 +17,12 @@ use probe_user::model::topology::{Guest, Thread, Topology, Vcpu as GuestVcpu, Vf
 use probe_user::model::{CpuSet, PciAddress, Pid, Tid, VcpuId};
 use probe_user::stats::Snapshot;
 
-const IRQ: u32 = 9_999;
+pub(super) const IRQ: u32 = 9_999;
 /// No such address can be read, so the programs see the same (unreadable) handler each time.
-const ACTION: u64 = 0xdead_0000;
+pub(super) const ACTION: u64 = 0xdead_0000;
 const VF: &str = "0000:01:10.0";
 
-fn topology(tids: &[u32]) -> Topology {
+pub(super) fn topology(tids: &[u32]) -> Topology {
     let thread = |tid| Thread { tid: Tid(tid), comm: "vcpu".into(), start_time: 0, affinity: CpuSet::new() };
     let vcpus = (0..)
         .zip(tids)
@@ -56,7 +56,7 @@ fn topology(tids: &[u32]) -> Topology {
 }
 
 /// A virtual machine with enabled local APICs.
-fn machine(vcpus: u64) -> (VmFd, Vec<kvm_ioctls::VcpuFd>) {
+pub(super) fn machine(vcpus: u64) -> (VmFd, Vec<kvm_ioctls::VcpuFd>) {
     let kvm = Kvm::new().expect("/dev/kvm is needed: modprobe kvm_intel or kvm_amd, and run as root");
     let vm = kvm.create_vm().unwrap();
     vm.create_irq_chip().unwrap();
@@ -70,7 +70,7 @@ fn machine(vcpus: u64) -> (VmFd, Vec<kvm_ioctls::VcpuFd>) {
     (vm, fds)
 }
 
-fn run(observer: &mut Observer, program: &str, args: &[u64]) {
+pub(super) fn run(observer: &mut Observer, program: &str, args: &[u64]) {
     let mut context = [0u64; 12];
     context[..args.len()].copy_from_slice(args);
     let program: &mut RawTracePoint =
@@ -79,7 +79,7 @@ fn run(observer: &mut Observer, program: &str, args: &[u64]) {
 }
 
 /// What the programs learn by themselves where vfio interrupts and guest entries exist.
-fn teach(observer: &mut Observer, tids: &[u32]) {
+pub(super) fn teach(observer: &mut Observer, tids: &[u32]) {
     let own = std::process::id();
     let vf = VF.parse::<PciAddress>().unwrap().packed();
     let ebpf = observer.loaded_mut().ebpf_mut();
@@ -104,7 +104,7 @@ fn teach(observer: &mut Observer, tids: &[u32]) {
     }
 }
 
-fn total(snapshot: &Snapshot, name: &str, vcpu: Option<&str>) -> u64 {
+pub(super) fn total(snapshot: &Snapshot, name: &str, vcpu: Option<&str>) -> u64 {
     snapshot
         .counters
         .iter()

@@ -9,3 +9,5 @@ mod guests;
 mod load;
 mod noise;
 mod reconcile;
+mod slow_path;
+mod way;

@@ -1,8 +1,9 @@
 //! `irq_delivery`: where the time goes between a VF's interrupt on the host and its handling in the guest.
 //!
 //! The join needs no kernel structure: KVM accepts the interrupt nested in the VF's hard interrupt, on the same CPU,
-//! which ties host interrupt, vCPU and guest vector. Everything else happens in the vCPU's thread. An accept that is
-//! not nested in a VF's interrupt (timer, IPI) is never looked at, so equal vector numbers do not mix.
+//! which ties host interrupt, vCPU and guest vector. Where KVM leaves the injection to a work queue, the work's address
+//! ties the two. Everything else happens in the vCPU's thread. An accept that belongs to no interrupt of a VF (timer,
+//! IPI) is never looked at, so equal vector numbers do not mix.
 
 /// Stages, in the order of their histograms within a series.
 #[repr(u32)]
@@ -66,8 +67,12 @@ pub struct Slot {
     pub owner: u32,
     /// Interrupts taken by the host.
     pub raised: u64,
-    /// Of these: handed to the irqfd workqueue, because they could not be injected from the hard interrupt.
+    /// Of these: left to the irqfd work queue, because they could not be injected from the hard interrupt.
     pub slow: u64,
+    /// Of `slow`: raised while the work was waiting already, which then injects once for all.
+    pub slow_merged: u64,
+    /// Time of the first interrupt of the work that waits; 0 = none waits. Cleared by the thread that starts it.
+    pub slow_raise_ns: u64,
     /// Of these: neither accepted in the hard interrupt nor handed to the workqueue: the VMM reads the eventfd.
     pub userspace: u64,
     /// `vcpu_id` of the last destination.
@@ -149,6 +154,8 @@ pub struct Delivery {
     /// 1 = the above are set. KVM clears the IRR bit some instructions before the injection event; an accept in
     /// between finds one pending and yet is a new interrupt, which the next injection shows.
     pub late: u64,
+    /// Of `accepted`: by the irqfd work queue.
+    pub slow: u64,
     /// Accepts that hardware delivers (`kvm_apicv_accept_irq`): injection and EOI are invisible.
     pub apicv: u64,
 }
@@ -171,7 +178,7 @@ pub struct VcpuIrq {
     pub vectors: [u16; 256],
 }
 
-/// What this CPU's hard interrupt is about.
+/// What this CPU's hard interrupt, or the work that injects for one, is about.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct InIrq {
@@ -181,15 +188,20 @@ pub struct InIrq {
     pub slot: u32,
     /// Accepts so far.
     pub accepts: u32,
-    /// Whether the work queue took it over.
+    /// How often it was handed to the work queue; of the work itself, 1.
     pub slow: u32,
     /// Index + 1 of the series of the last accept.
     pub series: u32,
+    /// 1 = work for the slot was waiting already when the interrupt came.
+    pub queued: u32,
+    /// The thread that does the work; 0 in a hard interrupt.
+    pub tid: u32,
 }
 
 const _: () = assert!(size_of::<KnownIrq>() == 24);
-const _: () = assert!(size_of::<Slot>() == 56);
-const _: () = assert!(size_of::<Delivery>() == 144);
+const _: () = assert!(size_of::<Slot>() == 72);
+const _: () = assert!(size_of::<Delivery>() == 152);
+const _: () = assert!(size_of::<InIrq>() == 32);
 const _: () = assert!(size_of::<VcpuIrq>() == 32 + 512);
 
 /// Takes `vfio-msix[3](0000:01:10.0)` or `vfio-msi[0](...)` apart: the name that vfio-pci gives its interrupts

@@ -1,0 +1,54 @@
+//! The programs of `irq_delivery`: hard interrupt, slow path, accept, and what happens in the vCPU's thread.
+//!
+//! Here: the maps that they share.
+
+mod accept;
+mod hard_irq;
+mod slow_path;
+mod vcpu_thread;
+
+pub(crate) use hard_irq::name_address;
+pub(crate) use vcpu_thread::on_entry;
+
+use super::{Delivery, DeliveryKey, InIrq, STAGES, Slot, SlotKey, Stage};
+use crate::control::Lost;
+use crate::hist::Hist;
+use crate::kernel::{element, lost};
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, HashMap, PerCpuArray},
+};
+
+#[map]
+static SLOT_IDS: HashMap<SlotKey, u32> = HashMap::with_max_entries(64, 0);
+
+#[map]
+static SLOTS: Array<Slot> = Array::with_max_entries(64, 0);
+
+#[map]
+static DELIVERY_IDS: HashMap<DeliveryKey, u32> = HashMap::with_max_entries(64, 0);
+
+#[map]
+static DELIVERIES: Array<Delivery> = Array::with_max_entries(64, 0);
+
+/// `dispatch` is written by the CPU on which the interrupt is accepted, the other stages by the vCPU's thread.
+#[map]
+static IRQ_HIST: Array<Hist> = Array::with_max_entries(64 * STAGES, 0);
+
+#[map]
+static IN_IRQ: PerCpuArray<InIrq> = PerCpuArray::with_max_entries(1, 0);
+
+/// As `IN_IRQ`, for the work queue's thread that injects on this CPU.
+#[map]
+static IN_WORK: PerCpuArray<InIrq> = PerCpuArray::with_max_entries(1, 0);
+
+#[inline(always)]
+fn record(series: u32, stage: Stage, from: u64, to: u64) {
+    if to < from {
+        lost(Lost::Negative);
+        return;
+    }
+    if let Some(hist) = element(&IRQ_HIST, series * STAGES + stage as u32) {
+        hist.record(to - from);
+    }
+}

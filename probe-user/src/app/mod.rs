@@ -8,4 +8,5 @@ mod own_cost;
 pub mod record;
 pub mod schedule;
 pub mod serve;
+mod service_manager;
 pub mod tune;

@@ -1,6 +1,6 @@
 //! `vfprobe serve`: the Prometheus exporter.
 
-use super::{Exit, Failure, Globals};
+use super::{Exit, Failure, Globals, log};
 use crate::app::serve::{self, Options, ServeError};
 use crate::apply::StateDir;
 use crate::export::bounds::Bounds;
@@ -21,11 +21,21 @@ pub struct Args {
     /// Bounds of the histograms: coarse (14), normal (27) or fine (105); counts are exact at each
     #[arg(long, value_name = "SET", default_value = "normal")]
     bounds: Bounds,
+    /// How log lines are written to standard error
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = log::Format::Text)]
+    log_format: log::Format,
+}
+
+impl Args {
+    /// Needed before anything can be logged.
+    pub(super) fn log_format(&self) -> log::Format {
+        self.log_format
+    }
 }
 
 /// Serves until it is asked to stop.
 pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
-    let Args { listen, fold, bounds } = args;
+    let Args { listen, fold, bounds, log_format: _ } = args;
     let options = Options {
         listen: listen.clone(),
         fold: Fold(fold.iter().copied().collect()),

@@ -10,4 +10,5 @@ pub mod reconcile;
 pub mod record;
 pub mod schedule;
 pub mod serve;
+mod service_manager;
 pub mod tune;

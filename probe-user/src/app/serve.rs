@@ -4,7 +4,7 @@
 //! Changes nothing on the host by itself; with a policy it lets a controller (`reconcile`) keep it.
 
 use super::reconcile::{Controller, ReconcileError, Reconciler};
-use super::{control, observe::Observer, own_cost};
+use super::{control, observe::Observer, own_cost, service_manager};
 use crate::apply::StateDir;
 use crate::bpf::LoadError;
 use crate::export::bounds::Bounds;
@@ -91,6 +91,9 @@ pub fn run(root: HostRoot, options: Options) -> Result<(), ServeError> {
         let service = Arc::new(Service::start(root, state)?);
         let controller = reconciler.map(|reconciler| keep(reconciler, Arc::clone(&service))).transpose()?;
         tracing::info!(address = listen, "serving metrics");
+        if !service_manager::started(&service.status()) {
+            tracing::warn!("not ready: no probe runs, or one has failed");
+        }
         let follow = tokio::spawn(follow(Arc::clone(&service)));
         let exporter = Arc::new(Exporter::new(service, fold, bounds));
         http::serve(listener, exporter, Limits::default(), stop).await;
@@ -133,6 +136,7 @@ fn stop_signals() -> Result<impl Future<Output = ()>, ServeError> {
             _ = interrupt.recv() => {}
         }
         tracing::info!("asked to stop");
+        service_manager::stopping();
     })
 }
 
@@ -150,10 +154,12 @@ async fn follow(service: Arc<Service>) {
                 service.look_for_guests();
             }
         });
-        if looked.await.is_err() {
-            tracing::error!(
+        // Fed only by a look that has come to its end: a service whose looks hang is started anew.
+        match looked.await {
+            Ok(()) => service_manager::alive(),
+            Err(_) => tracing::error!(
                 "following the host was cut short; its guests and configuration may be out of date"
-            );
+            ),
         }
     }
 }

@@ -18,14 +18,23 @@ pub(super) fn start(globals: &Globals) {
     let _ = log.with_max_level(level(globals, OF_COMMANDS)).with_ansi(ansi(globals)).try_init();
 }
 
+/// How a service's log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Format {
+    /// For people.
+    Text,
+    /// One JSON object per line: timestamp, level, fields.
+    Json,
+}
+
 /// Begins to log as a service does: with the time, unless systemd's journal notes it anyway.
-pub(super) fn start_service(globals: &Globals) {
+pub(super) fn start_service(globals: &Globals, format: Format) {
     let log = tracing_subscriber::fmt().with_writer(io::stderr).with_target(false);
     let log = log.with_max_level(level(globals, OF_SERVICES)).with_ansi(ansi(globals));
-    let _ = if std::env::var_os("JOURNAL_STREAM").is_some() {
-        log.without_time().try_init()
-    } else {
-        log.try_init()
+    let _ = match format {
+        Format::Json => log.json().try_init(),
+        Format::Text if std::env::var_os("JOURNAL_STREAM").is_some() => log.without_time().try_init(),
+        Format::Text => log.try_init(),
     };
 }
 

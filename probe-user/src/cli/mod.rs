@@ -108,8 +108,8 @@ pub enum Command {
 /// A [`Failure`] carries the exit code and the one line to print.
 pub fn run(cli: Cli) -> Result<Exit, Failure> {
     let Cli { globals, command } = cli;
-    match command {
-        Command::Serve(_) => log::start_service(&globals),
+    match &command {
+        Command::Serve(args) => log::start_service(&globals, args.log_format()),
         _ => log::start(&globals),
     }
     match command {

@@ -1,6 +1,6 @@
 //! `vfprobe serve`: the Prometheus exporter, and the controller that keeps a policy.
 
-use super::{Exit, Failure, Globals};
+use super::{Exit, Failure, Globals, log};
 use crate::app::serve::{self, Options, ServeError};
 use crate::apply::StateDir;
 use crate::export::bounds::Bounds;
@@ -25,11 +25,21 @@ pub struct Args {
     /// Keep this policy in force while serving (docs/policy.md); SIGHUP reads it again
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
+    /// How log lines are written to standard error
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = log::Format::Text)]
+    log_format: log::Format,
+}
+
+impl Args {
+    /// Needed before anything can be logged.
+    pub(super) fn log_format(&self) -> log::Format {
+        self.log_format
+    }
 }
 
 /// Serves until it is asked to stop.
 pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
-    let Args { listen, fold, bounds, policy } = args;
+    let Args { listen, fold, bounds, policy, log_format: _ } = args;
     let options = Options {
         listen: listen.clone(),
         fold: Fold(fold.iter().copied().collect()),

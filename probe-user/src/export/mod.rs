@@ -6,6 +6,7 @@
 pub mod bounds;
 pub mod families;
 pub mod http;
+pub mod labels;
 pub mod ledger;
 pub mod negotiate;
 pub mod openmetrics;

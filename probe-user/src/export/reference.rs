@@ -4,7 +4,8 @@
 
 use super::{
     bounds::{self, Bounds},
-    registry::{Kind, LABELS, METRICS, Metric, Origin},
+    labels::LABELS,
+    registry::{Kind, METRICS, Metric, Origin},
 };
 
 const HEAD: &str = "\

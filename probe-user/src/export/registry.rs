@@ -424,38 +424,6 @@ pub static METRICS: &[Metric] = &[
     ),
 ];
 
-/// What each label means. Every label of [`METRICS`] is here once.
-pub static LABELS: &[(&str, &str)] = &[
-    ("asked", "CPU list asked for"),
-    ("by", "name of the thread that preempted"),
-    ("by_kind", "`kernel` or `user`"),
-    ("cause", "why something was lost or cannot be seen"),
-    ("config", "the configuration that was in force: `baseline`, or the applied one's name"),
-    ("cpu", "number of the host's CPU"),
-    ("cpus", "CPU list"),
-    ("effective", "CPU list that the interrupt controller is set to"),
-    ("guest", "the guest's name"),
-    ("irq", "Linux interrupt number on the host"),
-    ("kind", "`irq`, `vector`, `softirq`, `kernel-thread`, `user-thread` or `nmi` (probes.md)"),
-    ("mode", "delivery mode"),
-    ("pid", "process of the VMM"),
-    ("probe", "the probe's name (probes.md)"),
-    (
-        "reason",
-        "exit reason by its name in KVM; for `vfprobe_probe_info` the hook, or why the probe does not run",
-    ),
-    ("slot", "MSI-X table index of the VF's vector"),
-    ("source", "name of what took the CPU, as the kernel has it"),
-    ("stage", "part of the way: `dispatch`, `wake`, `inject`, `delivery`, `service` (probes.md)"),
-    ("state", "state of the probe"),
-    ("tid", "thread of the vCPU"),
-    ("uuid", "the guest's uuid"),
-    ("vcpu", "index of the vCPU in its guest"),
-    ("version", "release"),
-    ("vf", "PCI address of the VF"),
-    ("vmm", "program that runs the guest"),
-];
-
 /// The metric of that name.
 #[must_use]
 pub fn find(name: &str) -> Option<&'static Metric> {
@@ -479,6 +447,7 @@ pub fn of_counter(probe: &str, counter: &str) -> Option<&'static Metric> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::export::labels::LABELS;
     use std::collections::BTreeSet;
 
     #[test]

@@ -85,6 +85,15 @@ fn recording_rules_are_named_by_level_metric_and_operation() {
 }
 
 #[test]
+fn every_alert_has_a_chapter_on_what_to_do() {
+    let guide = fs::read_to_string(dashboards("../docs/operations.md")).unwrap();
+    let chapters: Vec<&str> = guide.lines().filter_map(|line| line.strip_prefix("### ")).collect();
+    let alerts: Vec<String> =
+        read("prometheus/vfprobe.alerts.yml").into_iter().map(|rule| rule.name).collect();
+    assert_eq!(chapters, alerts, "docs/operations.md, in the order of the alerts");
+}
+
+#[test]
 fn alerts_ask_for_what_exists_and_say_what_to_do() {
     let recorded = recorded();
     let mut seen = BTreeSet::new();

@@ -31,3 +31,18 @@ pub static LABELS: &[(&str, &str)] = &[
     ("vf", "PCI address of the VF"),
     ("vmm", "program that runs the guest"),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::LABELS;
+    use crate::export::registry::METRICS;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_label_is_explained_once_and_used() {
+        let used: BTreeSet<&str> = METRICS.iter().flat_map(|m| m.labels).copied().collect();
+        let explained: BTreeSet<&str> = LABELS.iter().map(|(label, _)| *label).collect();
+        assert_eq!(used, explained);
+        assert_eq!(explained.len(), LABELS.len());
+    }
+}

@@ -135,7 +135,7 @@ impl Limits {
         if let (Some(limit), Some(longest)) = (max_us, longest)
             && longest > limit
         {
-            broken.push(format!("longest {longest:.1} us, limit {limit:.1} us"));
+            broken.push(format!("longest {}, limit {}", time(longest), time(limit)));
         }
         let rate = to_f64(n) / (to_f64(window_ns) / 1e9);
         if let Some(limit) = per_second.filter(|limit| rate > *limit) {
@@ -154,6 +154,11 @@ impl Budget {
         };
         self.allow.iter().any(fits)
     }
+}
+
+/// A time in us, as people read it.
+fn time(us: f64) -> String {
+    if us < 1000.0 { format!("{us:.1} us") } else { format!("{:.2} ms", us / 1000.0) }
 }
 
 /// Whether `text` is what `pattern` says; `*` stands for any text, also none.

@@ -15,4 +15,5 @@ pub mod probes;
 pub mod report;
 pub mod session;
 pub mod stats;
+pub mod tui;
 pub mod workload;

@@ -19,6 +19,7 @@ mod rollback;
 mod serve;
 mod show;
 mod status;
+mod top;
 mod topology;
 mod tune;
 mod verify;
@@ -74,6 +75,8 @@ pub enum Command {
     Doctor(doctor::Args),
     /// Show guests, their vCPUs and VFs, and where each VF's interrupts go
     Topology(topology::Args),
+    /// Show present figures, live
+    Top(top::Args),
     /// Record one run into a session file, by time or around a command
     Record(record::Args),
     /// Try configurations in interleaved runs, tell which is better, and put the host back
@@ -115,6 +118,7 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
     match command {
         Command::Doctor(args) => doctor::run(&globals, &args),
         Command::Topology(args) => topology::run(&globals, &args),
+        Command::Top(args) => top::run(&globals, &args),
         Command::Record(args) => record::run(&globals, &args),
         Command::Tune(args) => tune::run(&globals, &args),
         Command::Show(args) => show::run(&globals, &args),

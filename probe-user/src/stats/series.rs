@@ -57,6 +57,33 @@ pub struct Snapshot {
     pub lost: BTreeMap<String, u64>,
 }
 
+impl Snapshot {
+    /// What came since an earlier look at the same probes. Minimum and maximum of a series stay those since the start, as
+    /// the extremes of a difference cannot be known; a count that went back began anew.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let key = |s: &Series| (s.probe.clone(), s.labels.clone());
+        let before: BTreeMap<_, &Histogram> = earlier.series.iter().map(|s| (key(s), &s.histogram)).collect();
+        let series = self.series.iter().map(|s| match before.get(&key(s)) {
+            Some(before) => Series { histogram: s.histogram.since(before), ..s.clone() },
+            None => s.clone(),
+        });
+        let key = |c: &Counter| (c.probe.clone(), c.name.clone(), c.labels.clone());
+        let before: BTreeMap<_, u64> = earlier.counters.iter().map(|c| (key(c), c.value)).collect();
+        let since = |now: u64, before: Option<&u64>| before.and_then(|b| now.checked_sub(*b)).unwrap_or(now);
+        let counters =
+            self.counters.iter().map(|c| Counter { value: since(c.value, before.get(&key(c))), ..c.clone() });
+        let lost = self.lost.iter().map(|(cause, n)| (cause.clone(), since(*n, earlier.lost.get(cause))));
+        Self {
+            from_ns: self.from_ns.max(earlier.to_ns),
+            to_ns: self.to_ns,
+            series: series.collect(),
+            counters: counters.collect(),
+            lost: lost.filter(|(_, n)| *n > 0).collect(),
+        }
+    }
+}
+
 impl Observability {
     /// Whether it is counted.
     #[must_use]
@@ -146,6 +173,30 @@ mod tests {
         let mut histogram = Histogram::default();
         values.iter().for_each(|v| histogram.record(*v));
         Series { probe: "irq_delivery".into(), labels: labels(text), observable, histogram }
+    }
+
+    #[test]
+    fn an_interval_is_what_came_since() {
+        let counter = |value| Counter {
+            probe: "irq_delivery".into(),
+            name: "raised".into(),
+            labels: labels("guest=a"),
+            value,
+        };
+        let at = |to_ns, values: &[u64], value, lost: u64| Snapshot {
+            from_ns: 10,
+            to_ns,
+            series: vec![series("guest=a", Observability::Yes, values)],
+            counters: vec![counter(value)],
+            lost: [("x.y".to_owned(), lost)].into(),
+        };
+        let first = at(20, &[5], 3, 2);
+        assert_eq!(first.since(&Snapshot::default()), first);
+        let second = at(30, &[5, 9, 9], 7, 2).since(&first);
+        assert_eq!((second.from_ns, second.to_ns), (20, 30));
+        assert_eq!((second.series[0].histogram.n(), second.series[0].histogram.sum()), (2, 18));
+        assert_eq!((second.counters[0].value, second.lost.len()), (4, 0));
+        assert_eq!(at(40, &[5], 1, 2).since(&at(30, &[5], 7, 2)).counters[0].value, 1, "began anew");
     }
 
     #[test]

@@ -34,6 +34,7 @@ const LAYERS: &[Layer] = &[
     edge("workload", &["model", "stats"]),
     edge("session", &["model", "stats", "workload"]),
     edge("report", &["model", "stats", "workload", "session"]),
+    edge("tui", &["model", "stats", "report"]),
     edge(
         "app",
         &[
@@ -45,7 +46,7 @@ const LAYERS: &[Layer] = &[
         "cli",
         &[
             "model", "stats", "plan", "btf", "host", "probes", "bpf", "apply", "export", "workload",
-            "session", "report", "app",
+            "session", "report", "tui", "app",
         ],
     ),
 ];
@@ -74,6 +75,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("hyper::", &["export"]),
     ("prometheus::", &["export"]),
     ("clap::", &["cli"]),
+    ("ratatui::", &["tui", "cli"]),
 ];
 
 /// Whether a file holds tests only: its parent declares it behind `#[cfg(test)]`.

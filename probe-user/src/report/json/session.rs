@@ -115,7 +115,7 @@ pub fn session(session: &Session, guest: Option<&str>) -> Result<String, serde_j
         configs: pooled.iter().map(|(name, _)| config(session, name)).collect(),
         runs: session.runs.iter().map(run).collect(),
         series: pooled.iter().flat_map(|(name, snapshot)| snapshot_series(snapshot, Some(name))).collect(),
-        counters: pooled.iter().flat_map(|(name, snapshot)| counters(snapshot, name)).collect(),
+        counters: pooled.iter().flat_map(|(name, snapshot)| counters(snapshot, Some(name))).collect(),
         workloads: session
             .runs
             .iter()
@@ -132,6 +132,31 @@ pub fn session(session: &Session, guest: Option<&str>) -> Result<String, serde_j
 #[must_use]
 pub fn snapshot_series(snapshot: &Snapshot, config: Option<&str>) -> Vec<SeriesJson> {
     snapshot.series.iter().map(|series| series_json(series, config)).collect()
+}
+
+#[derive(Serialize)]
+struct IntervalJson {
+    schema: u32,
+    from_ns: u64,
+    to_ns: u64,
+    series: Vec<SeriesJson>,
+    counters: Vec<CounterJson>,
+    lost: BTreeMap<String, u64>,
+}
+
+/// A snapshot of one interval on one line: what `top --json-lines` prints.
+///
+/// # Errors
+/// None that a snapshot can cause; serde_json's signature.
+pub fn interval(snapshot: &Snapshot) -> Result<String, serde_json::Error> {
+    serde_json::to_string(&IntervalJson {
+        schema: SCHEMA,
+        from_ns: snapshot.from_ns,
+        to_ns: snapshot.to_ns,
+        series: snapshot_series(snapshot, None),
+        counters: counters(snapshot, None),
+        lost: snapshot.lost.clone(),
+    })
 }
 
 fn series_json(series: &Series, config: Option<&str>) -> SeriesJson {
@@ -172,11 +197,11 @@ pub(super) fn label_values(labels: &Labels, config: Option<&str>) -> BTreeMap<St
     values
 }
 
-fn counters(snapshot: &Snapshot, config: &str) -> Vec<CounterJson> {
+fn counters(snapshot: &Snapshot, config: Option<&str>) -> Vec<CounterJson> {
     let json = |counter: &crate::stats::Counter| CounterJson {
         probe: counter.probe.clone(),
         name: counter.name.clone(),
-        labels: label_values(&counter.labels, Some(config)),
+        labels: label_values(&counter.labels, config),
         value: counter.value,
     };
     snapshot.counters.iter().map(json).collect()

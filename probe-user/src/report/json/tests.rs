@@ -129,3 +129,34 @@ fn nothing_recorded_is_a_document_too() {
     let document = shown(&Session::default());
     assert_eq!((document["schema"].as_u64(), document["series"].as_array().unwrap().len()), (Some(1), 0));
 }
+
+#[test]
+fn an_interval_is_documented() {
+    use crate::stats::{Counter, Histogram, Labels, Observability, Series, Snapshot};
+    let labels = |pairs: &[(&str, &str)]| -> Labels {
+        pairs.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect()
+    };
+    let mut histogram = Histogram::default();
+    (0..2).for_each(|_| histogram.record(9));
+    let snapshot = Snapshot {
+        from_ns: 20,
+        to_ns: 30,
+        series: vec![Series {
+            probe: "vm_exit".into(),
+            labels: labels(&[("guest", "vm1"), ("vcpu", "0"), ("reason", "HLT")]),
+            observable: Observability::Yes,
+            histogram,
+        }],
+        counters: vec![Counter {
+            probe: "vm_exit".into(),
+            name: "guest_ns".into(),
+            labels: labels(&[("guest", "vm1"), ("vcpu", "0")]),
+            value: 4,
+        }],
+        lost: BTreeMap::new(),
+    };
+    let line = json::interval(&snapshot).unwrap();
+    assert!(!line.contains('\n'));
+    let (_, example) = chapter("vfprobe top --json-lines");
+    assert_eq!(serde_json::from_str::<Value>(&line).unwrap(), example);
+}

@@ -53,6 +53,14 @@ for load in idle loaded; do
   capture_save
 done
 
+# The live view's figures, for a pipe.
+ping -q -i 0.02 192.168.0.101 >/dev/null & p1=$!
+vfprobe top --json-lines -i 1s --count 2 --guest vm1 >/tmp/top
+kill $p1
+equal observe/top/lines 2 "$(wc -l </tmp/top)"
+check observe/top/delivery grep -q '"guest":"vm1".*"stage":"delivery".*"observable":true,"n":[1-9]' /tmp/top
+equal observe/top/other-guests 0 "$(grep -c '"guest":"vm2"' /tmp/top)"
+
 # What takes a CPU from a vCPU that is pinned to it: everything on that CPU, beside vfprobe's count of it.
 taskset -cp 1 "$(vcpu_tid vm1 0)" >/dev/null
 TRACE=/sys/kernel/tracing/instances/oracle

@@ -1,7 +1,7 @@
 //! `vfprobe tune`.
 
 use super::paint::Paint;
-use super::{Exit, Failure, Globals, compare, duration, failures, print, progress};
+use super::{Exit, Failure, Globals, compare::Output, duration, failures, print, progress};
 use crate::app::tune::{self, BASELINE, Event, Try, TuneError, TuneRequest};
 use crate::app::{guests, record};
 use crate::apply::{ApplyError, StateDir};
@@ -13,7 +13,6 @@ use crate::session;
 use crate::stats::compare::{Detail, Verdict};
 use crate::workload::Echo;
 use anyhow::{Context as _, anyhow};
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -44,15 +43,14 @@ pub struct Args {
     /// Seed of the runs' order [default: from the clock]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Leave the best configuration in force when it is clearly better
+    /// Leave the best configuration in force when it is clearly better and breaks no --fail-if
     #[arg(long)]
     keep_best: bool,
     /// Session file to write; must not exist [default: vfprobe-<time>.vfprobe here]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Also write a report for people, one HTML file
-    #[arg(long, value_name = "FILE")]
-    html: Option<PathBuf>,
+    #[command(flatten)]
+    format: Output,
     /// A command that makes load, started anew for each run
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
@@ -186,30 +184,106 @@ fn finish(
         .map_err(Failure::usage)?;
     let assessments: Vec<Assessment<'_>> =
         pairs.into_iter().map(|pair| assess(pair, Detail::Folded, None)).collect();
-    let mut text = compare::render(&assessments, false, Paint::stdout(globals.color));
-    let _ = writeln!(text, "\nsession  {name}");
-    if let Some(html) = &args.html {
-        compare::write_report(html, &assessments, &session.notes)?;
-        let _ = writeln!(text, "report   {}", html.display());
+    let format = &args.format;
+    print(format.text(&assessments, &session.notes, false, Paint::stdout(globals.color))?.as_bytes())?;
+    let report = format.write_report(&assessments, &session.notes)?;
+    let report = report.map_or_else(String::new, |file| format!("report   {file}\n"));
+    tell(globals, format, &format!("\nsession  {name}\n{report}"))?;
+    let conclusion = conclude(&assessments, format);
+    for line in &conclusion.broken {
+        eprintln!("{line}");
     }
-    print(text.as_bytes())?;
-    let kept = best(&assessments).and_then(|name| tries.iter().find(|t| t.name == name));
-    match kept.filter(|_| args.keep_best) {
+    let best = conclusion.best.and_then(|name| tries.iter().find(|t| t.name == name));
+    match best.filter(|_| args.keep_best) {
         Some(chosen) => {
             tune::keep(root, state, chosen).map_err(failure)?;
-            print(format!("in force {} (undo it with `vfprobe rollback`)\n", chosen.name).as_bytes())?;
+            tell(globals, format, &format!("in force {} (undo it with `vfprobe rollback`)\n", chosen.name))?;
         }
-        None => drop(print(b"in force nothing; the host is as it was\n")?),
+        None => tell(globals, format, "in force nothing; the host is as it was\n")?,
     }
-    Ok(Exit::Fine)
+    Ok(if conclusion.broken.is_empty() { Exit::Fine } else { Exit::Finding })
 }
 
-/// The configuration with the clearest gain; none when no verdict is `better`.
-fn best<'a>(assessments: &[Assessment<'a>]) -> Option<&'a str> {
-    assessments
-        .iter()
-        .filter(|a| a.headline.compared.verdict == Verdict::Better)
-        .filter_map(|a| Some((a.headline.compared.estimate.as_ref()?.ratio, a.after.config)))
-        .min_by(|(one, _), (other, _)| one.total_cmp(other))
-        .map(|(_, config)| config)
+/// What belongs below the table. A document on standard output is left to itself; then standard error gets it.
+fn tell(globals: &Globals, format: &Output, text: &str) -> Result<(), Failure> {
+    if format.is_table() {
+        print(text.as_bytes())?;
+    } else if !globals.quiet {
+        eprint!("{}", text.trim_start());
+    }
+    Ok(())
+}
+
+/// What follows from a session's comparisons.
+#[derive(Debug, PartialEq, Eq)]
+struct Conclusion<'a> {
+    /// Conditions that a configuration broke, or that could not be judged.
+    broken: Vec<String>,
+    /// The configuration with the clearest gain among those that broke none; none when no verdict is `better`.
+    best: Option<&'a str>,
+}
+
+fn conclude<'a>(assessments: &[Assessment<'a>], format: &Output) -> Conclusion<'a> {
+    let mut broken = Vec::new();
+    let mut best: Option<(f64, &'a str)> = None;
+    for assessment in assessments {
+        let lines = format.broken(assessment);
+        let compared = &assessment.headline.compared;
+        let fit = lines.is_empty() && compared.verdict == Verdict::Better;
+        let ratio = compared.estimate.filter(|_| fit).map(|e| e.ratio);
+        broken.extend(lines);
+        if let Some(ratio) = ratio.filter(|ratio| best.is_none_or(|(least, _)| *ratio < least)) {
+            best = Some((ratio, assessment.after.config));
+        }
+    }
+    Conclusion { broken, best: best.map(|(_, config)| config) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::{decode, sample};
+    use clap::Parser as _;
+
+    #[test]
+    fn the_best_is_clearly_better_and_breaks_no_condition() {
+        for (others, conditions, best, broken) in [
+            (&[("own", 0.3), ("near", 0.6)][..], &[][..], Some("own"), 0),
+            (&[("near", 0.6), ("own", 0.3)], &["irq_delivery.p99 > +5%"], Some("own"), 0),
+            (&[("own", 1.0)], &[], None, 0),
+            (&[("own", 3.0)], &[], None, 0),
+            (&[("own", 3.0), ("near", 0.5)], &["irq_delivery.p99 > +5%"], Some("near"), 1),
+            (&[("own", 0.3), ("near", 0.6)], &["irq_delivery.p99 < -60%"], Some("near"), 1),
+            (&[("own", 0.3)], &["irq_delivery.p50 > 1us", "vm_exit{reason=CPUID}.p50 > +5%"], None, 2),
+        ] {
+            let session = decode(sample::lines(5, others).as_bytes()).unwrap();
+            let pairs = pairs_within(Named { file: "f", session: &session }, Some(BASELINE), None).unwrap();
+            let assessments: Vec<_> =
+                pairs.into_iter().map(|pair| assess(pair, Detail::Folded, None)).collect();
+            let found = conclude(&assessments, &Output::with_conditions(conditions));
+            assert_eq!(
+                (found.best, found.broken.len()),
+                (best, broken),
+                "{others:?} {conditions:?}: {found:?}"
+            );
+            for line in &found.broken {
+                assert!(line.starts_with("fail-if ") && line.contains(" against baseline: "), "{line}");
+            }
+        }
+    }
+
+    #[test]
+    fn output_options_are_checked_before_any_run() {
+        for (options, accepted) in [
+            (&["--json"][..], true),
+            (&["--markdown", "--fail-if", "irq_delivery.p99 > +5%", "--html", "F"], true),
+            (&["--json", "--markdown"], false),
+            (&["--fail-if", "irq_delivery > 5"], false),
+        ] {
+            for command in [&["vfprobe", "tune", "--guest", "vm1"][..], &["vfprobe", "compare", "A", "B"]] {
+                let found = crate::cli::Cli::try_parse_from(command.iter().chain(options));
+                assert_eq!(found.is_ok(), accepted, "{command:?} {options:?}");
+            }
+        }
+    }
 }

@@ -1,10 +1,13 @@
 //! Which runs are compared with which, and what comes out: the common ground of text, JSON and HTML.
 
+use super::names;
 use crate::{
     session::{Run, Session},
     stats::{
         Snapshot,
-        compare::{Compared, Comparison, Detail, Direction, Headline, Method, compare, headline, judge},
+        compare::{
+            Compared, Comparison, Detail, Direction, Headline, Method, Row, Verdict, compare, headline, judge,
+        },
         series::fold,
     },
     workload::{Better, Metric, Unit},
@@ -69,6 +72,20 @@ pub struct Assessment<'a> {
     pub pooled_before: Snapshot,
     /// The runs after as one.
     pub pooled_after: Snapshot,
+}
+
+impl Assessment<'_> {
+    /// The rows in the order in which tables list them, and how many are not among them: without `full`, those that lack
+    /// data.
+    #[must_use]
+    pub fn listed(&self, full: bool) -> (Vec<&Row>, usize) {
+        let all = &self.comparison.rows;
+        let shown = |row: &&Row| full || row.compared.verdict != Verdict::NotEnoughData;
+        let mut rows: Vec<&Row> = all.iter().filter(shown).collect();
+        rows.sort_by_cached_key(|row| (names::sort_key(&row.probe, &row.labels), row.quantile));
+        let hidden = all.len() - rows.len();
+        (rows, hidden)
+    }
 }
 
 /// Configurations that cannot be paired.
@@ -274,10 +291,7 @@ fn workloads(before: &[&Run], after: &[&Run]) -> Vec<MetricRow> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        session::{decode, sample},
-        stats::compare::Verdict,
-    };
+    use crate::session::{decode, sample};
 
     fn session(repeats: u32, others: &[(&str, f64)]) -> Session {
         decode(sample::lines(repeats, others).as_bytes()).unwrap()

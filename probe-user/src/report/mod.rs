@@ -7,5 +7,6 @@ pub mod export;
 pub mod format;
 pub mod html;
 pub mod json;
+pub mod markdown;
 pub mod names;
 pub mod sentence;

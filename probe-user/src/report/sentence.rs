@@ -68,6 +68,20 @@ pub fn remarks(assessment: &Assessment<'_>) -> Vec<String> {
     lines
 }
 
+/// How many of so many rows differ by chance: they are judged one by one, the verdict is the first line's alone.
+#[must_use]
+pub fn by_chance(assessment: &Assessment<'_>) -> Option<String> {
+    let rows = assessment.comparison.rows.iter().map(|row| &row.compared);
+    let levels: Vec<f64> = rows.filter_map(|c| c.estimate).map(|e| e.level).collect();
+    let level = levels.first()?;
+    let expected: f64 = levels.iter().map(|level| 1.0 - level).sum();
+    Some(format!(
+        "rows are judged one by one at {:.0} %: without any effect up to {expected:.0} of these {} would differ by chance",
+        level * 100.0,
+        levels.len()
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

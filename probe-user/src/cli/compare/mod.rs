@@ -1,26 +1,17 @@
 //! `vfprobe compare`.
 
+mod output;
 mod table;
 
 use super::{Exit, Failure, Globals, failures, paint::Paint, print};
 use crate::{
-    report::{
-        assess::{Assessment, Named, assess, pairs_between, pairs_within},
-        html, json,
-    },
+    report::assess::{Assessment, Named, assess, pairs_between, pairs_within},
     session,
-    stats::{
-        compare::{Detail, Verdict},
-        gate::{Gate, Outcome},
-    },
+    stats::compare::{Detail, Verdict},
 };
-use anyhow::Context;
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::PathBuf;
 
-pub(super) use table::render;
+pub(super) use output::Output;
 
 /// Arguments of `compare`.
 #[derive(Debug, clap::Args)]
@@ -43,20 +34,13 @@ pub struct Args {
     /// Every vector slot and vCPU by itself, and rows without enough data
     #[arg(long)]
     full: bool,
-    /// JSON instead of tables (docs/json.md)
-    #[arg(long)]
-    json: bool,
-    /// Write a report with drawings: one HTML file that needs no network
-    #[arg(long, value_name = "FILE")]
-    html: Option<PathBuf>,
-    /// Exit with 1 when this holds, such as 'irq_delivery.p99 > +5%'; decides alone, may be repeated
-    #[arg(long, value_name = "CONDITION")]
-    fail_if: Vec<Gate>,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// Compares and prints.
 pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
-    let Args { first, second, before, after, guest, full, json, html, fail_if } = args;
+    let Args { first, second, before, after, guest, full, output } = args;
     let (before, after) = (before.as_deref(), after.as_deref());
     let (one, two) = (
         session::read(first).map_err(failures::session)?,
@@ -76,50 +60,20 @@ pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
         .map(|pair| assess(pair, detail, guest.as_deref()))
         .collect();
     let notes: Vec<String> = one.notes.iter().chain(two.iter().flat_map(|two| &two.notes)).cloned().collect();
-    if let Some(path) = html {
-        write_report(path, &assessments, &notes)?;
-    }
-    if *json {
-        let text = json::compare(&assessments).map_err(Failure::cannot_run)?;
-        print((text + "\n").as_bytes())?;
-    } else {
-        let mut text = render(&assessments, *full, Paint::stdout(globals.color));
-        for note in &notes {
-            text += &format!("note: {note}\n");
-        }
-        print(text.as_bytes())?;
-    }
-    Ok(exit(&assessments, fail_if))
-}
-
-/// Writes the HTML report.
-pub(super) fn write_report(
-    path: &Path,
-    assessments: &[Assessment<'_>],
-    notes: &[String],
-) -> Result<(), Failure> {
-    let page = html::render(assessments, notes).map_err(Failure::cannot_run)?;
-    fs::write(path, page)
-        .with_context(|| format!("cannot write the report {}", path.display()))
-        .map_err(Failure::usage)
+    output.write_report(&assessments, &notes)?;
+    print(output.text(&assessments, &notes, *full, Paint::stdout(globals.color))?.as_bytes())?;
+    Ok(exit(&assessments, output))
 }
 
 /// Conditions decide alone when there are any; else a headline that is worse is a finding.
-fn exit(assessments: &[Assessment<'_>], fail_if: &[Gate]) -> Exit {
-    let mut exit = Exit::Fine;
-    for gate in fail_if {
-        for assessment in assessments {
-            match gate.judge(&assessment.comparison.rows) {
-                Outcome::NotMet => {}
-                Outcome::Met(text) | Outcome::Unknown(text) => {
-                    eprintln!("fail-if {text}");
-                    exit = Exit::Finding;
-                }
-            }
-        }
+fn exit(assessments: &[Assessment<'_>], output: &Output) -> Exit {
+    let broken: Vec<String> = assessments.iter().flat_map(|a| output.broken(a)).collect();
+    for line in &broken {
+        eprintln!("{line}");
     }
     let worse = assessments.iter().any(|a| a.headline.compared.verdict == Verdict::Worse);
-    if fail_if.is_empty() && worse { Exit::Finding } else { exit }
+    let finding = if output.has_conditions() { !broken.is_empty() } else { worse };
+    if finding { Exit::Finding } else { Exit::Fine }
 }
 
 #[cfg(test)]
@@ -134,7 +88,6 @@ mod tests {
 
     #[test]
     fn a_finding_has_its_exit_code() {
-        let gates = |texts: &[&str]| texts.iter().map(|t| t.parse().unwrap()).collect::<Vec<Gate>>();
         for (factor, conditions, expected) in [
             (3.0, &[][..], Exit::Finding),
             (0.3, &[], Exit::Fine),
@@ -145,14 +98,18 @@ mod tests {
             (0.3, &["vm_exit{reason=CPUID}.p50 > +5%"], Exit::Finding),
         ] {
             let session = decode(sample::lines(4, &[("own", factor)]).as_bytes()).unwrap();
-            assert_eq!(exit(&assessed(&session), &gates(conditions)), expected, "{factor} {conditions:?}");
+            assert_eq!(
+                exit(&assessed(&session), &Output::with_conditions(conditions)),
+                expected,
+                "{factor} {conditions:?}"
+            );
         }
     }
 
     #[test]
     fn the_verdict_comes_first_and_its_table_after() {
         let session = decode(sample::lines(3, &[("own", 0.3), ("near", 1.0)]).as_bytes()).unwrap();
-        let text = render(&assessed(&session), false, Paint::default());
+        let text = table::render(&assessed(&session), false, Paint::default());
         assert!(text.starts_with("better: irq_delivery p99 of vm1: "), "{text}");
         assert_eq!(text.matches("irq_delivery p99 of vm1").count(), 2);
         for part in [

@@ -3,11 +3,11 @@
 use crate::{
     cli::paint::{Cell, Paint, Style, columns},
     report::{assess::Assessment, format, names, sentence},
-    stats::compare::{Compared, Row, Verdict},
+    stats::compare::{Compared, Verdict},
 };
 
 /// One block for each pair of configurations. `full` also lists rows without enough data.
-pub(in crate::cli) fn render(assessments: &[Assessment<'_>], full: bool, paint: Paint) -> String {
+pub(super) fn render(assessments: &[Assessment<'_>], full: bool, paint: Paint) -> String {
     let block = |assessment| block(assessment, full, paint);
     assessments.iter().map(block).collect::<Vec<_>>().join("\n")
 }
@@ -38,7 +38,9 @@ fn block(assessment: &Assessment<'_>, full: bool, paint: Paint) -> String {
     }
     let (rows, hidden) = rows(assessment, full);
     text += &columns(paint, "  ", &rows);
-    text += &by_chance(assessment);
+    if let Some(line) = sentence::by_chance(assessment) {
+        text += &format!("  {line}\n");
+    }
     if hidden > 0 {
         text += &format!("  {hidden} rows without enough data are not shown (--full shows them)\n");
     }
@@ -46,19 +48,6 @@ fn block(assessment: &Assessment<'_>, full: bool, paint: Paint) -> String {
         text += &format!("  {} {}: {}\n", left.probe, names::of(&left.labels), left.reason);
     }
     text
-}
-
-/// How many of so many rows differ by chance: they are judged one by one, the verdict is the first line's alone.
-fn by_chance(assessment: &Assessment<'_>) -> String {
-    let rows = assessment.comparison.rows.iter().map(|row| &row.compared);
-    let levels: Vec<f64> = rows.filter_map(|c| c.estimate).map(|e| e.level).collect();
-    let Some(level) = levels.first() else { return String::new() };
-    let expected: f64 = levels.iter().map(|level| 1.0 - level).sum();
-    format!(
-        "  rows are judged one by one at {:.0} %: without any effect up to {expected:.0} of these {} would differ by chance\n",
-        level * 100.0,
-        levels.len()
-    )
 }
 
 fn style(verdict: Verdict) -> Style {
@@ -72,8 +61,7 @@ fn style(verdict: Verdict) -> Style {
 
 /// All rows, and how many are not among them.
 fn rows(assessment: &Assessment<'_>, full: bool) -> (Vec<Vec<Cell>>, usize) {
-    let mut sorted: Vec<&Row> = assessment.comparison.rows.iter().collect();
-    sorted.sort_by_cached_key(|row| (names::sort_key(&row.probe, &row.labels), row.quantile));
+    let (listed, hidden) = assessment.listed(full);
     let heads = [
         "",
         "n",
@@ -92,14 +80,9 @@ fn rows(assessment: &Assessment<'_>, full: bool) -> (Vec<Vec<Cell>>, usize) {
             .collect()
     };
     let mut rows = Vec::new();
-    let mut hidden = 0;
     let mut probe = None;
     let mut series = None;
-    for row in sorted {
-        if !full && row.compared.verdict == Verdict::NotEnoughData {
-            hidden += 1;
-            continue;
-        }
+    for row in listed {
         if probe != Some(&row.probe) {
             probe = Some(&row.probe);
             rows.push(heading(&row.probe));

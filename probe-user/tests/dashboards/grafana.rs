@@ -3,7 +3,7 @@
 use crate::{dashboards, promql, rules};
 use serde_json::Value;
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
@@ -133,6 +133,77 @@ fn variables_ask_for_what_exists_and_are_used() {
             let metric = selector.split('{').next().unwrap();
             let labels = promql::labels_of(metric, &promql::Recorded::new()).unwrap();
             assert!(labels.contains(label), "{name}: {metric} has no label {label}");
+        }
+    }
+}
+
+/// All texts in a value, wherever they are.
+fn texts<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
+    match value {
+        Value::String(text) => found.push(text),
+        Value::Array(list) => list.iter().for_each(|value| texts(value, found)),
+        Value::Object(map) => map.values().for_each(|value| texts(value, found)),
+        _ => {}
+    }
+}
+
+fn variables(dashboard: &Value) -> BTreeSet<&str> {
+    let list = dashboard["templating"]["list"].as_array().unwrap();
+    list.iter().map(|variable| variable["name"].as_str().unwrap()).collect()
+}
+
+/// Of a list, whether more than one value can be chosen: what a link may hand on.
+fn takes_many(dashboard: &Value, variable: &str) -> bool {
+    let list = dashboard["templating"]["list"].as_array().unwrap();
+    list.iter().any(|v| v["name"] == variable && v["multi"] == true)
+}
+
+#[test]
+fn links_lead_to_every_other_dashboard_and_hand_on_what_it_takes() {
+    let all: BTreeMap<String, Value> = files()
+        .iter()
+        .map(|path| {
+            let dashboard = read(path);
+            let uid = dashboard["uid"].as_str().unwrap().to_owned();
+            assert_eq!(
+                path.file_stem().unwrap().to_str(),
+                Some(uid.as_str()),
+                "the file is named by the uid"
+            );
+            (uid, dashboard)
+        })
+        .collect();
+    for (uid, dashboard) in &all {
+        let linked: BTreeSet<&str> = dashboard["links"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|link| link["url"].as_str().unwrap().split(['/', '?']).nth(2).unwrap())
+            .collect();
+        let others: BTreeSet<&str> = all.keys().filter(|other| *other != uid).map(String::as_str).collect();
+        assert_eq!(linked, others, "{uid}");
+        let mut found = Vec::new();
+        texts(dashboard, &mut found);
+        for url in found.iter().filter(|text| text.starts_with("/d/")) {
+            let (to, query) = url["/d/".len()..].split_once('?').unwrap();
+            let target = all.get(to).unwrap_or_else(|| panic!("{uid}: {url}: no such dashboard"));
+            for part in query.split('&') {
+                let own = part.strip_prefix("${").and_then(|p| p.strip_suffix(":queryparam}"));
+                let set = part.strip_prefix("var-").and_then(|p| p.split_once('='));
+                if let Some((name, value)) = set {
+                    assert!(variables(target).contains(name), "{uid}: {url}: {name} is unknown there");
+                    assert!(value.starts_with("${__"), "{uid}: {url}: {value}");
+                } else if let Some(name) = own {
+                    assert!(variables(dashboard).contains(name), "{uid}: {url}: {name} is unknown here");
+                    assert!(variables(target).contains(name), "{uid}: {url}: {name} is unknown there");
+                    assert!(
+                        takes_many(target, name) || !takes_many(dashboard, name),
+                        "{uid}: {url}: {name} can be several here and only one there"
+                    );
+                } else {
+                    assert_eq!(part, "${__url_time_range}", "{uid}: {url}");
+                }
+            }
         }
     }
 }

@@ -4,6 +4,7 @@ use crate::{
     dashboards,
     promql::{Recorded, check},
 };
+use probe_user::export::bounds::{self, Bounds};
 use std::{collections::BTreeSet, fs};
 
 /// One rule as its file has it.
@@ -82,6 +83,26 @@ fn recording_rules_are_named_by_level_metric_and_operation() {
         assert_eq!(level.split('_').collect::<BTreeSet<_>>(), kept, "{name}");
         assert!(metric.starts_with("vfprobe_"), "{name}");
     }
+}
+
+/// A bucket that is asked for by its bound is there at every setting of `--bounds`.
+#[test]
+fn bounds_that_rules_name_are_always_exported() {
+    let texts = |bounds: Bounds| -> BTreeSet<String> {
+        bounds.nanoseconds().map(|ns| bounds::seconds(ns).to_string()).collect()
+    };
+    let mut named = 0;
+    for rule in read("prometheus/vfprobe.rules.yml").into_iter().chain(read("prometheus/vfprobe.alerts.yml"))
+    {
+        for part in rule.expression.split("le=\"").skip(1) {
+            let bound = part.split('"').next().unwrap();
+            for bounds in [Bounds::Normal, Bounds::Coarse, Bounds::Fine] {
+                assert!(texts(bounds).contains(bound), "{}: {bound} is not among {bounds:?}", rule.name);
+            }
+            named += 1;
+        }
+    }
+    assert!(named > 0, "nothing left to check");
 }
 
 #[test]

@@ -1,12 +1,17 @@
 //! Commands that make the load of a run: how they are started and ended, and what their output says.
 //!
-//! The parsers are pure. Knows no probe, no session and no configuration.
+//! The parsers are pure; docs/workloads.md lists what they read. Knows no probe, no session and no configuration.
 
+pub mod fortio;
 pub mod iperf3;
+mod latency;
+pub mod netperf;
 pub mod ping;
 mod recognise;
 mod result;
 mod run;
+pub mod sockperf;
+pub mod wrk;
 
 pub use recognise::parse;
 pub use result::{Better, Metric, Unit, Workload};

@@ -1,16 +1,22 @@
 //! Which parser reads a command's output: decided by the command, never guessed from the text.
 
-use super::{Metric, iperf3, ping};
+use super::{Metric, fortio, iperf3, netperf, ping, sockperf, wrk};
 
 /// What a command's standard output says: the tool and its figures, or why they could not be read.
 /// `None`: the command is not one whose output is known.
 #[must_use]
 pub fn parse(command: &[String], stdout: &str) -> Option<(&'static str, Result<Vec<Metric>, String>)> {
-    match tool_of(command)? {
-        tool @ "ping" => Some((tool, ping::parse(stdout))),
-        tool @ "iperf3" => Some((tool, iperf3::parse(stdout))),
-        _ => None,
-    }
+    let tool = tool_of(command)?;
+    let parsed = match tool {
+        "ping" => ping::parse(stdout),
+        "iperf3" => iperf3::parse(stdout),
+        "netperf" => netperf::parse(command, stdout),
+        "sockperf" => sockperf::parse(stdout),
+        "wrk" => wrk::parse(stdout),
+        "fortio" => fortio::parse(stdout),
+        _ => return None,
+    };
+    Some((tool, parsed))
 }
 
 /// The base name of the first word that is neither a wrapper, nor its options, nor an assignment:
@@ -18,8 +24,8 @@ pub fn parse(command: &[String], stdout: &str) -> Option<(&'static str, Result<V
 fn tool_of(command: &[String]) -> Option<&'static str> {
     command.iter().find_map(|word| match word.rsplit('/').next()? {
         "ping" | "ping4" | "ping6" => Some("ping"),
-        "iperf3" => Some("iperf3"),
-        _ => None,
+        "wrk" | "wrk2" => Some("wrk"),
+        name => ["iperf3", "netperf", "sockperf", "fortio"].into_iter().find(|tool| *tool == name),
     })
 }
 
@@ -34,6 +40,10 @@ mod tests {
             ("/usr/bin/ping6 ::1", Some("ping")),
             ("ip netns exec peer ping -i 0.01 10.0.0.2", Some("ping")),
             ("taskset -c 1 /usr/bin/iperf3 -c 10.0.0.2 -J", Some("iperf3")),
+            ("netperf -H 10.0.0.2 -t TCP_RR", Some("netperf")),
+            ("chrt -f 1 sockperf pp -i 10.0.0.2", Some("sockperf")),
+            ("/opt/wrk2/wrk -t1 http://10.0.0.2/", Some("wrk")),
+            ("fortio load http://10.0.0.2/", Some("fortio")),
             ("sleep 5", None),
             ("", None),
         ] {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 pub struct Workload {
     /// The command and its arguments.
     pub command: Vec<String>,
-    /// Whose output was understood: `ping`, `iperf3`. `None`: the command was only timed.
+    /// Whose output was understood: `ping`, `iperf3`, ... (docs/workloads.md). `None`: the command was only timed.
     pub tool: Option<String>,
     /// Its exit code; `None` when a signal ended it.
     pub exit_code: Option<i32>,

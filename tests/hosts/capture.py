@@ -22,6 +22,14 @@ FILES = """
 /sys/kernel/debug/kvm/[0-9]*/vcpu[0-9]*/pid
 /sys/class/iommu/*/intel-iommu/cap
 /sys/kernel/security/lockdown
+/sys/devices/system/cpu/cpufreq/policy[0-9]*/scaling_governor /sys/devices/system/cpu/cpufreq/policy[0-9]*/affected_cpus
+/sys/devices/system/cpu/cpufreq/policy[0-9]*/energy_performance_preference
+/sys/devices/system/cpu/cpu[0-9]*/cpuidle/state[0-9]*/name /sys/devices/system/cpu/cpu[0-9]*/cpuidle/state[0-9]*/latency
+/sys/devices/system/cpu/cpu[0-9]*/cpuidle/state[0-9]*/disable
+/sys/devices/system/cpu/cpu[0-9]*/power/pm_qos_resume_latency_us
+/sys/kernel/mm/ksm/run /sys/kernel/mm/transparent_hugepage/enabled /sys/kernel/mm/transparent_hugepage/defrag
+/proc/sys/kernel/numa_balancing /proc/sys/kernel/soft_watchdog /proc/sys/kernel/nmi_watchdog /proc/sys/kernel/watchdog_cpumask
+/sys/kernel/debug/irq/domains/VECTOR /etc/tuned/active_profile
 """.split()
 PCI_FILES = "numa_node local_cpulist class vendor device".split()
 PCI_LINKS = "driver iommu_group physfn virtfn[0-9]*".split()
@@ -85,6 +93,7 @@ for pattern in FILES:
     for path in sorted(glob.glob(pattern)):
         file(path)
 file("/proc/cpuinfo", ("processor", "vendor_id", "model name"))
+file("/proc/meminfo", ("HugePages_Total", "HugePages_Free"))
 for node in sorted(glob.glob("/sys/devices/system/cpu/cpu[0-9]*/node[0-9]*")):
     link(node)
 for device in sorted(glob.glob("/sys/bus/pci/devices/*")):

@@ -11,8 +11,10 @@ use crate::{
         health::{Finding, HealthFacts, Level, examine, read_health},
     },
     model::HostFacts,
+    probes::{PROBES, Role},
 };
 use serde::Serialize;
+use std::collections::BTreeSet;
 
 /// Version of the JSON shape (docs/json.md).
 const SCHEMA: u32 = 1;
@@ -53,7 +55,49 @@ pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
 
 /// Everything that doctor says, in the order it is printed.
 fn all_findings(facts: &HealthFacts) -> Vec<Finding> {
-    examine(facts)
+    let mut findings = examine(facts);
+    let at = findings.iter().rposition(|finding| finding.check == "tracefs").map_or(0, |last| last + 1);
+    findings.splice(at..at, facts.events.as_ref().map(tracepoints).unwrap_or_default());
+    findings
+}
+
+/// Which probes lack events on this kernel.
+fn tracepoints(events: &BTreeSet<String>) -> Vec<Finding> {
+    const CHECK: &str = "tracepoints";
+    // A kernel that tells of APIC vectors, but not of one, was built without it: there is nothing to observe.
+    let vectors = events.iter().any(|event| event.starts_with("irq_vectors/"));
+    let there = |event: &str| events.contains(event) || vectors && event.starts_with("irq_vectors/");
+    let mut findings = Vec::new();
+    for probe in PROBES {
+        let missing: Vec<_> = probe.hooks.iter().filter(|hook| !there(hook.event)).collect();
+        if missing.is_empty() {
+            continue;
+        }
+        let names: Vec<&str> = missing.iter().map(|hook| hook.event).collect();
+        let figures: BTreeSet<&str> = missing
+            .iter()
+            .filter_map(|hook| match hook.role {
+                Role::Required => None,
+                Role::Figure(figure) => Some(figure),
+            })
+            .collect();
+        let cost = if missing.iter().any(|hook| hook.role == Role::Required) {
+            format!("the probe {} cannot work", probe.name)
+        } else {
+            let figures: Vec<&str> = figures.into_iter().collect();
+            format!("the probe {} works, but these are not observable: {}", probe.name, figures.join(", "))
+        };
+        findings.push(Finding::warn(
+            CHECK,
+            format!("missing: {}", names.join(", ")),
+            cost,
+            "those of kvm come with its modules (modprobe kvm_intel or kvm_amd), others with a newer kernel",
+        ));
+    }
+    if findings.is_empty() {
+        findings.push(Finding::ok(CHECK, "all that the probes use"));
+    }
+    findings
 }
 
 fn count(findings: &[Finding], level: Level) -> usize {
@@ -115,6 +159,40 @@ mod tests {
         assert_eq!(render(&facts, &findings, Paint::default()), expected);
     }
 
+    #[test]
+    fn events_that_are_missing_cost_a_figure_or_a_probe() {
+        let all: BTreeSet<String> =
+            PROBES.iter().flat_map(|probe| probe.hooks).map(|hook| hook.event.to_owned()).collect();
+        let without = |gone: &[&str]| -> Vec<(String, Option<String>)> {
+            let events = all.iter().filter(|event| !gone.contains(&event.as_str())).cloned().collect();
+            tracepoints(&events).into_iter().map(|finding| (finding.found, finding.cost)).collect()
+        };
+        assert_eq!(without(&[]), [("all that the probes use".to_owned(), None)]);
+        let eoi = "the probe irq_delivery works, but these are not observable: service";
+        assert_eq!(without(&["kvm/kvm_eoi"]), [("missing: kvm/kvm_eoi".to_owned(), Some(eoi.to_owned()))]);
+        assert_eq!(without(&["irq_vectors/threshold_apic_entry"]), without(&[]));
+        let missing = without(&["irq/irq_handler_entry"]);
+        assert_eq!(missing[0].1.as_deref(), Some("the probe irq_delivery cannot work"));
+        // The noise probe loses only its interrupts.
+        assert!(
+            missing[1].1.as_ref().is_some_and(|cost| cost.ends_with("not observable: irq")),
+            "{missing:?}"
+        );
+    }
+
+    #[test]
+    fn events_are_judged_after_tracefs_when_they_can_be_listed() {
+        let tree = Tree::captured(LAB);
+        let checks = |tree: &Tree| -> Vec<String> {
+            all_findings(&read_health(&tree.root())).into_iter().map(|finding| finding.check).collect()
+        };
+        assert!(!checks(&tree).contains(&"tracepoints".to_owned()));
+        tree.file("sys/kernel/tracing/events/irq/irq_handler_entry/format", "");
+        let checks = checks(&tree);
+        let at = checks.iter().position(|check| check == "tracefs").unwrap();
+        assert_eq!(checks[at + 1], "tracepoints");
+    }
+
     /// docs/json.md shows a whole document; it must be what is printed, and every field explained.
     #[test]
     fn the_documented_example_is_what_is_printed() {
@@ -127,6 +205,11 @@ mod tests {
         let blocking = count(&findings, Level::Fail);
         let document = Document { schema: SCHEMA, host: &host, findings: &findings, blocking };
         assert_eq!(serde_json::to_value(&document).unwrap(), example);
+        let tree = Tree::captured(LAB);
+        tree.file("sys/kernel/tracing/events/irq/irq_handler_entry/format", "");
+        for Finding { check, .. } in all_findings(&read_health(&tree.root())) {
+            assert!(section.contains(&format!("`{check}`")), "{check} is not explained in docs/json.md");
+        }
         for pointer in ["", "/host", "/findings/0"] {
             for field in example.pointer(pointer).unwrap().as_object().unwrap().keys() {
                 assert!(section.contains(&format!("`{field}`")), "{field} is not explained in docs/json.md");

@@ -12,7 +12,7 @@ pub(super) struct PolicyArgs {
     /// Policy file (docs/policy.md)
     #[arg(long, value_name = "FILE", conflicts_with_all = ["guest", "cpus", "placement", "isolate"])]
     policy: Option<PathBuf>,
-    /// The guest: name, uuid or pid
+    /// The guest: name, uuid or pid, or a pattern for names such as 'vm*'
     #[arg(long, value_name = "GUEST")]
     guest: Option<String>,
     /// CPUs for its vCPUs, the i-th for vCPU i: a list such as 2-3, `auto`, or `keep`

@@ -1,8 +1,8 @@
-//! Where the kernel's files are: `/proc`, `/sys`, `/dev` and `/run`, or a tree that a test laid out.
+//! Where the kernel's files are: `/proc`, `/sys`, `/dev`, `/run` and `/etc`, or a tree that a test laid out.
 
 use std::path::{Path, PathBuf};
 
-/// The four folders everything is read from.
+/// The five folders everything is read from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostRoot {
     /// procfs.
@@ -13,6 +13,8 @@ pub struct HostRoot {
     pub dev: PathBuf,
     /// Run-time state of daemons.
     pub run: PathBuf,
+    /// Settings of daemons.
+    pub etc: PathBuf,
 }
 
 impl HostRoot {
@@ -22,10 +24,11 @@ impl HostRoot {
         Self::under("/")
     }
 
-    /// A tree under one folder: `DIR/proc`, `DIR/sys`, `DIR/dev`, `DIR/run`.
+    /// A tree under one folder: `DIR/proc`, `DIR/sys`, `DIR/dev`, `DIR/run`, `DIR/etc`.
     #[must_use]
     pub fn under(dir: impl AsRef<Path>) -> Self {
         let dir = dir.as_ref();
-        Self { proc: dir.join("proc"), sys: dir.join("sys"), dev: dir.join("dev"), run: dir.join("run") }
+        let [proc, sys, dev, run, etc] = ["proc", "sys", "dev", "run", "etc"].map(|name| dir.join(name));
+        Self { proc, sys, dev, run, etc }
     }
 }

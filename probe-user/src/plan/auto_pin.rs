@@ -51,7 +51,7 @@ pub(super) fn choose(topology: &Topology, guest: &Guest, taken: &CpuSet) -> Resu
 }
 
 /// The CPUs that the vCPUs are pinned to, when that is one each, all different, online and nobody else's.
-fn present_pins(topology: &Topology, guest: &Guest, taken: &CpuSet) -> Option<Vec<CpuId>> {
+pub(super) fn present_pins(topology: &Topology, guest: &Guest, taken: &CpuSet) -> Option<Vec<CpuId>> {
     let free = topology.online().difference(taken);
     let mut pins = Vec::new();
     for vcpu in &guest.vcpus {

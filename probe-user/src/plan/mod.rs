@@ -7,6 +7,7 @@ mod auto_pin;
 mod error;
 pub mod journal;
 mod keep_off;
+pub mod named;
 mod pins;
 mod planner;
 pub mod policy;

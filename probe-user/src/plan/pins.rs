@@ -1,9 +1,9 @@
 //! Which CPU each vCPU gets, and with it which CPUs are guarded. Wishes are checked against the host here.
 
-use super::{GuestPolicy, Pins, PlanError, Policy, auto_pin};
+use super::{GuestPolicy, Pins, PlanError, Policy, auto_pin, named};
 use crate::model::topology::{Guest, Topology};
 use crate::model::{CpuId, CpuSet, VcpuId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 
 /// A guest of the policy, found on the host, with its CPUs.
 pub(super) struct Assigned<'a> {
@@ -20,14 +20,7 @@ pub(super) fn assign<'a>(topology: &'a Topology, policy: &'a Policy) -> Result<V
     if policy.guests.is_empty() {
         return Err(PlanError::NoGuest);
     }
-    let mut found: Vec<(&GuestPolicy, &Guest)> = Vec::new();
-    for wanted in &policy.guests {
-        let guest = find_guest(topology, &wanted.guest)?;
-        if found.iter().any(|(_, other)| other.pid == guest.pid) {
-            return Err(PlanError::GuestTwice(guest.name.clone()));
-        }
-        found.push((wanted, guest));
-    }
+    let found = named::find(topology, &policy.guests)?;
 
     let mut cpus: BTreeMap<usize, Vec<CpuId>> = BTreeMap::new();
     let mut taken = pinned_by_others(topology, &found);
@@ -48,10 +41,25 @@ pub(super) fn assign<'a>(topology: &'a Topology, policy: &'a Policy) -> Result<V
             }
         }
     }
-    for (at, (_, guest)) in found.iter().enumerate().filter(|(_, (wanted, _))| wanted.pins == Pins::Auto) {
-        let list = auto_pin::choose(topology, guest, &taken)?;
-        taken = taken.union(&list.iter().copied().collect());
-        cpus.insert(at, list);
+    // Guests that have CPUs of their own keep them: a guest that is started later must not drive another one away.
+    let automatic: Vec<(usize, &Guest)> = found
+        .iter()
+        .enumerate()
+        .filter(|(_, (wanted, _))| wanted.pins == Pins::Auto)
+        .map(|(at, (_, guest))| (at, *guest))
+        .collect();
+    for (at, guest) in &automatic {
+        if let Some(list) = auto_pin::present_pins(topology, guest, &taken) {
+            taken = taken.union(&list.iter().copied().collect());
+            cpus.insert(*at, list);
+        }
+    }
+    for (at, guest) in automatic {
+        if let Entry::Vacant(entry) = cpus.entry(at) {
+            let list = auto_pin::choose(topology, guest, &taken)?;
+            taken = taken.union(&list.iter().copied().collect());
+            entry.insert(list);
+        }
     }
 
     Ok(found
@@ -72,22 +80,6 @@ pub(super) fn assign<'a>(topology: &'a Topology, policy: &'a Policy) -> Result<V
             },
         })
         .collect())
-}
-
-fn find_guest<'a>(topology: &'a Topology, wanted: &'a str) -> Result<&'a Guest, PlanError> {
-    let found: Vec<&Guest> = topology.find_guests(wanted).collect();
-    match found.as_slice() {
-        [] => Err(PlanError::NoSuchGuest {
-            wanted: wanted.to_owned(),
-            known: topology.guests.iter().map(|g| g.name.clone()).collect(),
-        }),
-        [guest] if guest.vcpus.is_empty() => Err(PlanError::NoVcpus(guest.name.clone())),
-        [guest] => Ok(guest),
-        several => Err(PlanError::Ambiguous {
-            wanted: wanted.to_owned(),
-            pids: several.iter().map(|g| g.pid.to_string()).collect(),
-        }),
-    }
 }
 
 fn check_list(topology: &Topology, guest: &Guest, list: &[CpuId]) -> Result<(), PlanError> {

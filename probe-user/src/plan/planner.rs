@@ -348,6 +348,21 @@ mod tests {
         assert_eq!(plan_of(&two_guests(), &[], &policy), Err(PlanError::GuestTwice("vm1".to_owned())));
     }
 
+    #[test]
+    fn a_guest_that_starts_later_drives_nobody_away() {
+        let mut topology = host(HostShape { nodes: 1, cores: 4, threads: 1 });
+        topology.guests = vec![guest("vm2", 1, None)];
+        let policy = Policy::for_guest("vm*", Pins::Auto, Placement::Keep);
+        let first = plan_of(&topology, &[], &policy).unwrap();
+        assert_eq!(first.guarded.to_string(), "1");
+        (topology, _) = settled(&topology, &[], &first);
+        topology.guests.insert(0, guest("vm1", 1, None));
+        let second = plan_of(&topology, &[], &policy).unwrap();
+        let pins: Vec<String> = lines(&second).into_iter().filter(|line| line.contains("vCPU")).collect();
+        assert_eq!(pins, ["vm1 vCPU 0 (thread 1010): 0-3 -> 2"]);
+        assert_eq!((second.guests.join(","), second.guarded.to_string()), ("vm1,vm2".into(), "1-2".into()));
+    }
+
     fn any_pins() -> impl Strategy<Value = Pins> {
         prop_oneof![
             Just(Pins::Auto),

@@ -25,7 +25,7 @@ pub struct Policy {
 /// What one guest is promised.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GuestPolicy {
-    /// Name, uuid or pid.
+    /// Name, uuid or pid, or a pattern for names (`named`).
     pub guest: String,
     /// Where its vCPUs run.
     pub pins: Pins,

@@ -1,5 +1,6 @@
 //! Policies as TOML text. Unknown keys and impossible values are refused with their line.
 
+use super::named::is_pattern;
 use super::policy::{GuestPolicy, Isolate, OnStop, Others, Pins, Placement, Policy, Threads, parse_cpus};
 use serde::Deserialize;
 use std::ops::Range;
@@ -55,6 +56,12 @@ pub fn parse_policy(text: &str) -> Result<Policy, PolicyError> {
         let pins = match cpus.as_ref().map(|cpus| cpus.as_ref().as_str()) {
             None | Some("auto") => Pins::Auto,
             Some("keep") => Pins::Keep,
+            Some(_) if is_pattern(&name) => {
+                let what = format!(
+                    "cpus: a list is for one guest, and {name:?} may mean several; use \"auto\" or \"keep\""
+                );
+                return Err(at(cpus.as_ref().map(Spanned::span), what));
+            }
             Some(list) => parse_cpus(list)
                 .map(Pins::Cpus)
                 .map_err(|error| at(cpus.as_ref().map(Spanned::span), format!("cpus: {error}")))?,
@@ -112,6 +119,7 @@ mod tests {
             ("\n[[guest]]\nname = \"a\"\nplacement = \"own\"\npin = 1\n", 5, "unknown field `pin`"),
             ("[[guest]]\nname = \"a\"\nplacement = \"here\"\n", 3, "unknown variant `here`"),
             ("[[guest]]\nname = \"a\"\ncpus = \"5-\"\nplacement = \"own\"\n", 3, "is not a CPU list"),
+            ("[[guest]]\nname = \"a*\"\nplacement = \"own\"\ncpus = \"5\"\n", 4, "a list is for one guest"),
             ("[[guest]]\nname = \"a\"\n", 1, "missing field `placement`"),
             ("name = \"x\"\n", 1, "no [[guest]] table"),
             ("name = \n", 1, ""),

@@ -16,6 +16,7 @@ use crate::apply::{
 };
 use crate::host::{HostRoot, read_topology};
 use crate::model::topology::Topology;
+use crate::plan::named::is_present;
 use crate::plan::policy::OnStop;
 use crate::plan::{Need, Plan, PlanError, Policy, PolicyError, parse_policy};
 use crate::probes::irq_delivery::Accepted;
@@ -349,8 +350,7 @@ fn is_gone(check: &Check) -> bool {
 
 /// The policy without guests that are not there, or are only starting.
 fn for_present(policy: &Policy, topology: &Topology) -> Policy {
-    let there = |wanted: &str| topology.find_guests(wanted).any(|guest| !guest.vcpus.is_empty());
-    let guests = policy.guests.iter().filter(|g| there(&g.guest)).cloned().collect();
+    let guests = policy.guests.iter().filter(|g| is_present(topology, &g.guest)).cloned().collect();
     Policy { guests, ..policy.clone() }
 }
 

@@ -5,11 +5,12 @@ use super::super::{
     facts::read_facts,
     irqs::read_irqs,
     mode::{Posting, judge_posting, read_posting_facts},
-    reader::{Reader, is_gone},
+    reader::{Reader, is_gone, list},
     topology::read_topology,
 };
+use super::tuning::{Tuning, chosen, read_tuning};
 use crate::model::{HostFacts, PciAddress, topology::Topology};
-use std::{fs, io, path::Path};
+use std::{collections::BTreeSet, fs, io, path::Path};
 
 /// Whether something can be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +69,14 @@ pub struct HealthFacts {
     pub threaded_irqs: bool,
     /// Process of irqbalance.
     pub irqbalance: Option<u32>,
+    /// Process of tuned.
+    pub tuned: Option<u32>,
+    /// Events of tracefs as `system/event`; `None` when they cannot be listed.
+    pub events: Option<BTreeSet<String>>,
+    /// Features of the first CPU, those for virtual machines included (`flags` and `vmx flags`).
+    pub cpu_flags: BTreeSet<String>,
+    /// Frequency, idle states, memory, watchdogs.
+    pub tuning: Tuning,
     /// Host facts.
     pub host: HostFacts,
     /// The topology with its problems.
@@ -108,6 +117,12 @@ pub fn read_health(root: &HostRoot) -> HealthFacts {
         fs::read_to_string(path).is_ok_and(|value| value.trim() == "Y")
     });
     let realtime = fs::read_to_string(r.sys("kernel/realtime")).is_ok_and(|value| value.trim() == "1");
+    let topology = read_topology(root);
+    let tuning = read_tuning(r, &topology.online());
+    let cpuinfo = r.proc("cpuinfo");
+    let cpu_flags = parse_flags(&r.text(&cpuinfo).unwrap_or_default());
+    let events = tracing.iter().find_map(|dir| read_events(&dir.join("events")));
+    let [irqbalance, tuned] = find_processes(r, ["irqbalance", "tuned"]);
     HealthFacts {
         capabilities,
         lockdown,
@@ -124,9 +139,13 @@ pub fn read_health(root: &HostRoot) -> HealthFacts {
         unsafe_interrupts,
         sriov: read_sriov(r),
         threaded_irqs: realtime || host.cmdline.split_ascii_whitespace().any(|word| word == "threadirqs"),
-        irqbalance: find_process(r, "irqbalance"),
+        irqbalance,
+        tuned,
+        events,
+        cpu_flags,
+        tuning,
         host,
-        topology: read_topology(root),
+        topology,
     }
 }
 
@@ -150,8 +169,27 @@ fn parse_capabilities(status: &str) -> Option<u64> {
 
 /// The mode in brackets: `none [integrity] confidentiality`.
 fn parse_lockdown(text: &str) -> Option<String> {
-    let mode = text.split_once('[')?.1.split_once(']')?.0;
-    (mode != "none").then(|| mode.to_owned())
+    chosen(text).filter(|mode| mode != "none")
+}
+
+/// `flags` and `vmx flags` of the first CPU.
+fn parse_flags(cpuinfo: &str) -> BTreeSet<String> {
+    let first = cpuinfo.split("\n\n").next().unwrap_or_default();
+    let lines = first.lines().filter_map(|line| line.split_once(':'));
+    let flags = lines.filter(|(key, _)| matches!(key.trim(), "flags" | "vmx flags"));
+    flags.flat_map(|(_, words)| words.split_ascii_whitespace()).map(str::to_owned).collect()
+}
+
+/// Names of all events; `None` when they cannot be listed.
+fn read_events(dir: &Path) -> Option<BTreeSet<String>> {
+    let mut events = BTreeSet::new();
+    for system in list(dir).ok()? {
+        // Files stand beside the folders.
+        for event in list(&dir.join(&system)).unwrap_or_default() {
+            events.insert(format!("{system}/{event}"));
+        }
+    }
+    Some(events)
 }
 
 fn read_sriov(reader: &mut Reader<'_>) -> Vec<SriovDevice> {
@@ -170,11 +208,17 @@ fn read_sriov(reader: &mut Reader<'_>) -> Vec<SriovDevice> {
     found
 }
 
-fn find_process(reader: &mut Reader<'_>, wanted: &str) -> Option<u32> {
+/// The first process of each name.
+fn find_processes<const N: usize>(reader: &mut Reader<'_>, wanted: [&str; N]) -> [Option<u32>; N] {
     let proc = reader.root.proc.clone();
-    reader.numbered(&proc, "").into_iter().find(|pid| {
-        fs::read_to_string(proc.join(format!("{pid}/comm"))).is_ok_and(|comm| comm.trim_end() == wanted)
-    })
+    let mut found = [None; N];
+    for pid in reader.numbered(&proc, "") {
+        let comm = fs::read_to_string(proc.join(format!("{pid}/comm"))).unwrap_or_default();
+        if let Some(at) = wanted.iter().position(|name| *name == comm.trim_end()) {
+            found[at].get_or_insert(pid);
+        }
+    }
+    found
 }
 
 #[cfg(test)]
@@ -207,9 +251,18 @@ mod tests {
         }
     }
 
+    #[test]
+    fn flags() {
+        let text =
+            "processor\t: 0\nflags\t\t: fpu vmx\nvmx flags\t: vnmi vid\n\nprocessor\t: 1\nflags\t: x\n";
+        assert_eq!(parse_flags(text), ["fpu", "vid", "vmx", "vnmi"].map(str::to_owned).into());
+        assert_eq!(parse_flags(""), BTreeSet::new());
+    }
+
     proptest! {
         #[test]
         fn any_text_is_parsed_or_refused(text in any::<String>()) {
+            let _ = parse_flags(&text);
             let _ = parse_lockdown(&text);
             let _ = parse_capabilities(&format!("CapEff:{text}"));
         }

@@ -5,10 +5,14 @@
 mod facts;
 mod judge;
 #[cfg(test)]
+mod judge_tests;
+#[cfg(test)]
 mod tests;
+mod tuning;
 
 pub use facts::{Access, HealthFacts, read_health};
 pub use judge::examine;
+pub use tuning::{FrequencyPolicy, IdleState, Tuning};
 
 use serde::{Deserialize, Serialize};
 

@@ -7,7 +7,7 @@ use crate::host::{
 };
 
 /// A host on which everything is as it should be: the lab's, made whole.
-fn good() -> (Tree, HealthFacts) {
+pub(super) fn good() -> (Tree, HealthFacts) {
     let tree = Tree::captured(LAB);
     tree.file("proc/self/status", "Name:\tvfprobe\nCapEff:\t000001ffffffffff\n");
     tree.file("sys/kernel/btf/vmlinux", "");
@@ -17,13 +17,51 @@ fn good() -> (Tree, HealthFacts) {
     tree.file("proc/sys/net/core/bpf_jit_enable", "1\n");
     tree.file("proc/sys/kernel/bpf_stats_enabled", "0\n");
     tree.file("dev/kvm", "");
-    tree.file("sys/devices/system/cpu/isolated", "2-3\n");
-    tree.file("sys/devices/system/cpu/nohz_full", "2-3\n");
+    tree.file("sys/devices/system/cpu/isolated", "1-3\n");
+    tree.file("sys/devices/system/cpu/nohz_full", "1-3\n");
+    tree.file("proc/irq/default_smp_affinity", "1\n");
+    // vm1 has vCPUs 233 and 234, vm2 has 283; their other threads keep all CPUs, of which only 0 is not isolated.
+    for (pid, tid, cpu) in [(223, 233, "2"), (223, 234, "3"), (277, 283, "1")] {
+        let status = format!("Name:\tCPU/KVM\nTgid:\t{pid}\nCpus_allowed_list:\t{cpu}\n");
+        tree.file(&format!("proc/{pid}/task/{tid}/status"), &status);
+    }
+    tree.file("proc/sys/kernel/soft_watchdog", "1\n");
+    tree.file("proc/sys/kernel/nmi_watchdog", "0\n");
+    tree.file("proc/sys/kernel/watchdog_cpumask", "0\n");
+    tree.file("proc/sys/kernel/numa_balancing", "1\n");
+    tree.file("proc/meminfo", "HugePages_Total:      64\nHugePages_Free:       16\n");
+    tree.file("sys/kernel/mm/ksm/run", "0\n");
+    tree.file("sys/kernel/mm/transparent_hugepage/enabled", "always [madvise] never\n");
+    tree.file("sys/kernel/mm/transparent_hugepage/defrag", "always defer defer+madvise [madvise] never\n");
+    for cpu in 0..4 {
+        let dir = format!("sys/devices/system/cpu/cpufreq/policy{cpu}");
+        tree.file(&format!("{dir}/scaling_governor"), "performance\n");
+        tree.file(&format!("{dir}/affected_cpus"), &format!("{cpu}\n"));
+        for (state, name, latency, disable) in [(0, "POLL", 0, 0), (1, "C1", 2, 0), (2, "C6", 133, 1)] {
+            let dir = format!("sys/devices/system/cpu/cpu{cpu}/cpuidle/state{state}");
+            tree.file(&format!("{dir}/name"), &format!("{name}\n"));
+            tree.file(&format!("{dir}/latency"), &format!("{latency}\n"));
+            tree.file(&format!("{dir}/disable"), &format!("{disable}\n"));
+        }
+    }
+    tree.file("sys/kernel/debug/irq/domains/VECTOR", &vectors([194, 190, 180, 170]));
     let facts = read_health(&tree.root());
     (tree, facts)
 }
 
-fn complaints(facts: &HealthFacts) -> Vec<String> {
+/// The vector domain of a host with so many free vectors on CPUs 0, 1, ...
+pub(super) fn vectors(free: [u32; 4]) -> String {
+    let rows = free
+        .iter()
+        .enumerate()
+        .map(|(cpu, free)| format!("   {cpu:>3}  {free:>4}     1     1    8  33-40\n"));
+    format!(
+        "name:   VECTOR\nOnline bitmaps:        4\n | CPU | avl | man | mac | act | vectors\n{}",
+        rows.collect::<String>()
+    )
+}
+
+pub(super) fn complaints(facts: &HealthFacts) -> Vec<String> {
     let bad = examine(facts).into_iter().filter(|finding| finding.level != Level::Ok);
     bad.map(|f| format!("{} {}: {}", f.level.as_str(), f.check, f.found)).collect()
 }
@@ -42,17 +80,29 @@ fn a_good_host_has_no_complaints_and_every_check_speaks() {
             "tracefs: readable",
             "BPF: compiled, without run-time statistics",
             "KVM: kvm_amd, kvm_amd.avic=N, kvm.halt_poll_ns=200000",
+            "APICv/AVIC: off: the CPU's flags are not known",
             "IOMMU: dmar0",
             "interrupt remapping: active",
             "delivery: the host takes VF interrupts (kvm_amd.avic is off): their placement matters",
+            "free vectors: at least 170 on each of CPUs 1-3",
             "SR-IOV: VFs: 4 vfio-pci",
             "guests: 2 running, 2 with VFs",
-            "NUMA: no guest is kept away from its VF's node",
+            "pins: vCPUs have CPUs 1-3 alone",
+            "NUMA: no guest with a VF is spread over nodes or kept away from its VF's",
             "irqbalance: not running",
-            "isolation: isolated: CPUs 2-3",
-            "isolation: without a tick: CPUs 2-3",
+            "tuned: not running",
+            "isolation: isolated: CPUs 1-3",
+            "isolation: without a tick: CPUs 1-3",
+            "new interrupts: start on CPUs 0",
             "SMT: off: every CPU is a core of its own",
             "interrupt threads: handlers run at once",
+            "governor: performance on CPUs 1-3",
+            "C-states: C1 is the deepest, left within 2 us",
+            "halt polling: up to 200 us before a halted vCPU sleeps",
+            "huge pages: transparent: madvise; reserved and in use: 48",
+            "KSM: off",
+            "NUMA balancing: on, without effect on one node",
+            "watchdogs: soft lockup on CPUs 0",
             "reading: all of /proc and /sys that is needed",
         ]
     );
@@ -100,8 +150,8 @@ fn each_lack_is_named_with_its_level() {
         "warn interrupt threads: handlers run in threads (PREEMPT_RT or threadirqs)",
     );
     check(
-        |f| f.host.cmdline = "isolcpus=domain,2-3 irqaffinity=0-2".into(),
-        "warn isolation: irqaffinity= names isolated CPUs 2",
+        |f| f.host.cmdline = "isolcpus=domain,1-3 irqaffinity=0-2".into(),
+        "warn isolation: irqaffinity= names isolated CPUs 1-2",
     );
     check(|f| f.topology.problems.push("/proc/x: gone wrong".into()), "warn reading: /proc/x: gone wrong");
     check(|f| f.topology.guests.clear(), "warn guests: 0 running, none holds a VF");
@@ -140,13 +190,24 @@ fn a_large_host_shows_shared_cores_and_far_nodes() {
     let far = of(&facts, "NUMA");
     assert_eq!(far.len(), 32);
     assert_eq!(far[0], "VF 0000:3b:10.0 is on node 1, no vCPU of vm0 may run there");
-    // The four vCPUs of each guest are pinned to one CPU; that of guest 0 is taken apart.
-    assert_eq!(of(&facts, "SMT").len(), 64);
+    // The four vCPUs of each guest are pinned to one CPU, its sibling is free; those of guest 0 are taken apart.
+    let pins = of(&facts, "pins");
+    assert!(pins.contains(&"vCPUs vm0/0, vm0/1, vm0/2, vm0/3 are pinned to CPU 0".to_owned()), "{pins:?}");
+    assert_eq!(
+        of(&facts, "SMT"),
+        ["other threads may run on CPUs 64-127, beside pinned vCPUs on the same cores"]
+    );
     facts.topology.guests.truncate(1);
     for (vcpu, cpus) in facts.topology.guests[0].vcpus.iter_mut().zip(["0", "64", "1", "2-3"]) {
         vcpu.thread.affinity = cpus.parse().unwrap();
     }
-    assert_eq!(of(&facts, "SMT"), ["vCPUs vm0/0, vm0/1 are pinned to one core (CPUs 0,64)"]);
+    assert_eq!(
+        of(&facts, "SMT"),
+        [
+            "vCPUs vm0/0, vm0/1 are pinned to one core (CPUs 0,64)",
+            "other threads may run on CPUs 65, beside pinned vCPUs on the same cores"
+        ]
+    );
 }
 
 #[test]

@@ -162,6 +162,7 @@ fn guest() -> Guest {
         driver: Some("vfio-pci".to_owned()),
         iommu_group: None,
         slots: vec![slot(0, 32, &[0, 1, 2, 3], &[1]), slot(1, 33, &[2], &[0])],
+        counters: None,
     };
     Guest {
         name: "vm1".to_owned(),

@@ -74,6 +74,9 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("hyper::", &["export"]),
     ("prometheus::", &["export"]),
     ("clap::", &["cli"]),
+    ("netlink_packet_core::", &["host"]),
+    ("netlink_packet_route::", &["host"]),
+    ("netlink_sys::", &["host"]),
 ];
 
 /// Whether a file holds tests only: its parent declares it behind `#[cfg(test)]`.

@@ -1,14 +1,16 @@
 //! A source with known figures.
 
 use probe_user::{
-    export::{Began, OwnCost, ProbeState, ProbeStatus, Source, SourceError, Status},
+    export::{Began, CountedVf, OwnCost, ProbeState, ProbeStatus, Source, SourceError, Status},
     model::{
-        CpuId, CpuSet, IrqNumber, Pid, Tid, VcpuId,
+        CpuId, CpuSet, IrqNumber, Pid, Tid, VcpuId, VfIndex,
         topology::{DeliveryMode, Guest, Slot, Thread, Topology, Vcpu, Vf, Vmm},
+        vf_counters::VfCounters,
     },
     stats::{Counter, Histogram, Labels, Observability, Series, Snapshot},
 };
 use std::{
+    num::NonZeroU64,
     sync::{
         Arc, Condvar, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -67,6 +69,10 @@ impl Source for MadeUp {
 
     fn status(&self) -> Status {
         self.status.clone()
+    }
+
+    fn vf_counters(&self) -> Vec<CountedVf> {
+        counted_vfs()
     }
 }
 
@@ -137,6 +143,27 @@ pub(crate) fn status() -> Status {
         },
         own: Some(OwnCost { cpu_ns: 250_000_000, resident_bytes: 8192 }),
     }
+}
+
+/// Two VFs of an ixgbe, which counts no drops; the second one is idle.
+pub(crate) fn counted_vfs() -> Vec<CountedVf> {
+    let counters = VfCounters {
+        rx_packets: NonZeroU64::new(12),
+        rx_bytes: NonZeroU64::new(3400),
+        tx_packets: NonZeroU64::new(5),
+        tx_bytes: NonZeroU64::new(600),
+        ..VfCounters::default()
+    };
+    [("0000:01:10.0", counters), ("0000:01:10.2", VfCounters::default())]
+        .into_iter()
+        .zip(0..)
+        .map(|((address, counters), index)| CountedVf {
+            pf: "eth0".to_owned(),
+            index: VfIndex(index),
+            address: address.parse().unwrap(),
+            counters,
+        })
+        .collect()
 }
 
 fn guest() -> Guest {

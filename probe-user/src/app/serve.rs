@@ -12,9 +12,9 @@ use crate::export::families::Fold;
 use crate::export::http::{self, Limits};
 use crate::export::ledger::Ledger;
 use crate::export::{
-    Began, ExportError, Exporter, Hold, ProbeState, ProbeStatus, Source, SourceError, Status,
+    Began, CountedVf, ExportError, Exporter, Hold, ProbeState, ProbeStatus, Source, SourceError, Status,
 };
-use crate::host::{HostRoot, read_topology};
+use crate::host::{HostRoot, read_topology, read_vf_counters};
 use crate::model::topology::{Guest, Topology};
 use crate::probes::irq_delivery::Accepted;
 use crate::probes::{ProbeReport, ReadError, Verdict};
@@ -181,6 +181,8 @@ struct Now {
     looked: SystemTime,
     /// Why the last reading failed.
     broken: Option<String>,
+    /// What could not be read of VFs' counters the last time.
+    vf_problems: Vec<String>,
 }
 
 impl Service {
@@ -202,6 +204,7 @@ impl Service {
             began: Began { probes: Some(looked), ..Began::default() },
             looked,
             broken: None,
+            vf_problems: Vec::new(),
         };
         let service = Self { root, state, now: Mutex::new(now) };
         service.look_at_config();
@@ -335,6 +338,22 @@ impl Source for Service {
             began: now.began.clone(),
             own: own_cost::read(),
         }
+    }
+
+    fn vf_counters(&self) -> Vec<CountedVf> {
+        let topology = Arc::clone(&self.now().topology);
+        // Not under the lock: a driver may keep its network interface to itself for a while.
+        let readings = read_vf_counters(&topology);
+        let mut now = self.now();
+        if now.vf_problems != readings.problems {
+            readings.problems.iter().for_each(|problem| tracing::warn!("{problem}"));
+            now.vf_problems = readings.problems;
+        }
+        let counted = topology.vfs().filter_map(|vf| {
+            let counters = *readings.counters.get(&vf.address)?;
+            Some(CountedVf { pf: vf.pf_netdev.clone()?, index: vf.index?, address: vf.address, counters })
+        });
+        counted.collect()
     }
 }
 

@@ -4,7 +4,7 @@
 //! counted, never dropped in silence; what cannot be observed is named, never exported as zero.
 
 use super::{
-    ProbeState, Status,
+    CountedVf, ProbeState, Status,
     bounds::seconds,
     registry::{self, Metric, Origin, Unit},
 };
@@ -47,6 +47,8 @@ pub struct Scrape<'a> {
     pub snapshot: Option<&'a Snapshot>,
     /// How everything stands.
     pub status: &'a Status,
+    /// VFs with what their PFs' drivers count.
+    pub vfs: &'a [CountedVf],
     /// Time that reading the probes took (s).
     pub read_seconds: f64,
 }
@@ -118,6 +120,7 @@ pub fn families<'a>(scrape: &Scrape<'a>, fold: &Fold) -> Vec<Family<'a>> {
     if let Some(topology) = &scrape.status.topology {
         all.topology(topology);
     }
+    scrape.vfs.iter().for_each(|vf| all.vf(vf));
     all.own("vfprobe_config_info", [config], 1.0);
     if let Some(hold) = scrape.status.hold {
         all.own("vfprobe_config_settings", [""; 0], hold.settings as f64);
@@ -212,6 +215,25 @@ impl<'a> Families<'a> {
         }
     }
 
+    /// A figure that is not known has no sample.
+    fn vf(&mut self, vf: &'a CountedVf) {
+        let CountedVf { pf, index, address, counters } = vf;
+        for (name, figure) in [
+            ("vfprobe_vf_receive_packets_total", counters.rx_packets),
+            ("vfprobe_vf_receive_bytes_total", counters.rx_bytes),
+            ("vfprobe_vf_receive_dropped_total", counters.rx_dropped),
+            ("vfprobe_vf_transmit_packets_total", counters.tx_packets),
+            ("vfprobe_vf_transmit_bytes_total", counters.tx_bytes),
+            ("vfprobe_vf_transmit_dropped_total", counters.tx_dropped),
+        ] {
+            if let Some(figure) = figure {
+                let values =
+                    [Cow::Borrowed(pf.as_str()), index.to_string().into(), address.to_string().into()];
+                self.own(name, values, figure.get() as f64);
+            }
+        }
+    }
+
     fn slot(&mut self, guest: &'a Guest, vf: &Vf, slot: &Slot) {
         let vector =
             [Cow::Borrowed(guest.name.as_str()), vf.address.to_string().into(), slot.slot.to_string().into()];
@@ -239,10 +261,10 @@ impl<'a> Families<'a> {
         }
     }
 
-    /// Adds a sample of one of the exporter's own metrics. The values are in the order of the metric's labels.
+    /// Adds a sample of a metric that is no probe's. The values are in the order of the metric's labels.
     fn own<const N: usize>(&mut self, name: &str, values: [impl Into<Cow<'a, str>>; N], value: f64) {
         let metric = registry::find(name).filter(|metric| metric.labels.len() == N);
-        let metric = metric.expect("the exporter's own metrics are in the registry, with these labels");
+        let metric = metric.expect("metrics that are no probe's are in the registry, with these labels");
         self.add(metric, values.into_iter().map(Into::into).collect(), Sample::Value(value));
     }
 
@@ -256,7 +278,9 @@ impl<'a> Families<'a> {
             Entry::Occupied(mut entry) => match (entry.get_mut(), sample) {
                 (Sample::Histogram(sum), Sample::Histogram(more)) => sum.to_mut().merge(&more),
                 // An info that is said twice stays one.
-                (Sample::Value(sum), Sample::Value(more)) if metric.origin != Origin::Exporter => {
+                (Sample::Value(sum), Sample::Value(more))
+                    if !matches!(metric.origin, Origin::Exporter | Origin::Driver) =>
+                {
                     *sum += more;
                 }
                 _ => {}

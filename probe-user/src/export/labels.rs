@@ -14,6 +14,8 @@ pub static LABELS: &[(&str, &str)] = &[
     ("irq", "Linux interrupt number on the host"),
     ("kind", "`irq`, `vector`, `softirq`, `kernel-thread`, `user-thread` or `nmi` (probes.md)"),
     ("mode", "delivery mode"),
+    ("pci_address", "PCI address of the VF"),
+    ("pf", "network interface of the PF"),
     ("pid", "process of the VMM"),
     ("probe", "the probe's name (probes.md)"),
     (
@@ -28,7 +30,7 @@ pub static LABELS: &[(&str, &str)] = &[
     ("uuid", "the guest's uuid"),
     ("vcpu", "index of the vCPU in its guest"),
     ("version", "release"),
-    ("vf", "PCI address of the VF"),
+    ("vf", "PCI address of the VF; in `vfprobe_vf_*` its number under the PF"),
     ("vmm", "program that runs the guest"),
 ];
 

@@ -7,7 +7,7 @@
 use super::{
     bounds::{self, Bounds},
     families::{Family, Sample, Values},
-    registry::{Kind, Metric, Unit},
+    registry::{Kind, Metric, Origin, Unit},
     source::Began,
 };
 use std::fmt::{self, Write as _};
@@ -53,7 +53,9 @@ pub fn text(families: &[Family<'_>], bounds: Bounds, began: &Began) -> Result<St
                     writeln!(text, "{name}_count{} {n}", braced(&labels))?;
                 }
             }
+            // A driver does not say since when it counts.
             if matches!(metric.kind, Kind::Counter | Kind::Histogram)
+                && metric.origin != Origin::Driver
                 && let Some(since) = began.of(guest(metric, values)).and_then(unix)
             {
                 writeln!(text, "{name}_created{} {since}", braced(&labels))?;

@@ -11,12 +11,12 @@ use super::{
 const HEAD: &str = "\
 # Metrics
 
-Written from the table in `probe-user/src/export/registry.rs` by
+Written from the table in `probe-user/src/export/registry` by
 `VFPROBE_UPDATE=1 cargo test -p probe-user --test metrics_doc`; a test fails when the two differ.
 
 `vfprobe serve` answers at `/metrics`. Times are in seconds. A label without a value is left out. Counters and
-histograms start at 0 when `vfprobe serve` starts. Guests that are gone vanish from the next answer. What cannot be
-observed has no series at all and is named by `vfprobe_series_hidden_info`: absent never means 0.
+histograms, but for those of VFs, start at 0 when `vfprobe serve` starts. Guests that are gone vanish from the next
+answer. What cannot be observed has no series at all and is named by `vfprobe_series_hidden_info`: absent never means 0.
 
 The answer is OpenMetrics 1.0 where the scraper's `Accept` asks for it, as Prometheus' does, else Prometheus' text format
 0.0.4; samples, labels and bounds are the same. Only OpenMetrics has `_created`: the moment at which a counter or histogram
@@ -24,6 +24,17 @@ was 0, which is the start of the probes, or for a guest that came later the last
 Native histograms are not offered: they need the protobuf format, and their bounds, powers of two in seconds, do not lie on
 the kernel's, powers of two in nanoseconds, so that their counts could not be exact. Prometheus can make native ones with
 custom, exact bounds of the classic ones itself (`convert_classic_histograms_to_nhcb: true` in its configuration).
+";
+
+const VFS: &str = "
+Packets of a VF pass the host by, so these are what the PF's driver counts, as `ip -s link show PF` has it, read at each
+scrape. They do not start at 0 with `vfprobe serve` and so have no `_created`, hold for all configurations together, and
+may start anew when the driver does. They are there for VFs of guests and for free ones; `pci_address` is the `vf` of all other metrics.
+
+A figure that is 0 has no series: the kernel sends 0 for whatever a driver does not count, so that 0 and *not reported* are
+the same. igb reports nothing; ixgbe (from Linux 6.1) reports packets and bytes, no drops. A series begins with the first
+value other than 0, so `increase()` misses what came before its first scrape: the first drop of a VF is seen by
+`vfprobe_vf_receive_dropped_total unless vfprobe_vf_receive_dropped_total offset 5m`.
 ";
 
 const COUNTS: &str = "
@@ -58,7 +69,9 @@ pub fn markdown() -> String {
     table(&mut text, "VM exits (`vm_exit`)", |m| probe(m) == Some("vm_exit"));
     table(&mut text, "Scheduling of vCPUs (`vcpu_sched`)", |m| probe(m) == Some("vcpu_sched"));
     table(&mut text, "Noise on guarded CPUs (`cpu_noise`)", |m| probe(m) == Some("cpu_noise"));
-    table(&mut text, "State and own cost", |m| probe(m).is_none());
+    table(&mut text, "Packets of VFs", |m| m.origin == Origin::Driver);
+    text.push_str(VFS);
+    table(&mut text, "State and own cost", |m| m.origin == Origin::Exporter);
     text.push_str("\n## Labels\n\n| label | value |\n|---|---|\n");
     for (label, meaning) in LABELS {
         text.push_str(&format!("| `{label}` | {meaning} |\n"));
@@ -74,7 +87,7 @@ pub fn markdown() -> String {
 fn probe(metric: &Metric) -> Option<&'static str> {
     match metric.origin {
         Origin::Series(probe) | Origin::Counter(probe, _) | Origin::Level(probe, _) => Some(probe),
-        Origin::Exporter => None,
+        Origin::Driver | Origin::Exporter => None,
     }
 }
 

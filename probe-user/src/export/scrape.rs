@@ -99,7 +99,8 @@ fn text(source: &dyn Source, fold: &Fold, bounds: Bounds, format: Format) -> Res
     let snapshot = source.snapshot().inspect_err(|error| tracing::warn!(%error, "probes could not be read"));
     let read_seconds = start.elapsed().as_secs_f64();
     let status = source.status();
-    let scrape = Scrape { snapshot: snapshot.as_ref().ok(), status: &status, read_seconds };
+    let vfs = source.vf_counters();
+    let scrape = Scrape { snapshot: snapshot.as_ref().ok(), status: &status, vfs: &vfs, read_seconds };
     let families = families::families(&scrape, fold);
     Ok(match format {
         Format::Text => prometheus::text(&families, bounds)?,

@@ -2,7 +2,10 @@
 //!
 //! The exporter is built against this trait alone; the observer and the tests implement it.
 
-use crate::{model::topology::Topology, stats::Snapshot};
+use crate::{
+    model::{PciAddress, VfIndex, topology::Topology, vf_counters::VfCounters},
+    stats::Snapshot,
+};
 use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
 /// Where figures come from. Called from a thread that may block, by one scrape at a time.
@@ -15,6 +18,22 @@ pub trait Source: Send + Sync {
 
     /// How the probes stand, which configuration is in force, and the guests' interrupts. Cheap: no scan of `/proc`.
     fn status(&self) -> Status;
+
+    /// What drivers of PFs count now for the host's VFs. One of which nothing is told is missing.
+    fn vf_counters(&self) -> Vec<CountedVf>;
+}
+
+/// A VF, and what its PF's driver counts for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CountedVf {
+    /// The PF's network interface.
+    pub pf: String,
+    /// The VF's number under it.
+    pub index: VfIndex,
+    /// Its PCI address.
+    pub address: PciAddress,
+    /// The figures.
+    pub counters: VfCounters,
 }
 
 /// Why a snapshot could not be taken: one line that names the call, the cause and what to do.

@@ -1,5 +1,6 @@
 //! Why something of the host could not be read.
 
+use super::MalformedAnswer;
 use std::{io, path::PathBuf};
 
 /// A file that cannot be read, or does not say what it should.
@@ -20,6 +21,22 @@ pub enum HostError {
         path: PathBuf,
         /// Where and what.
         source: Malformed,
+    },
+    /// The kernel cannot be asked about an interface, or refuses to answer.
+    #[error("VF counters of {netdev}")]
+    Ask {
+        /// The interface.
+        netdev: String,
+        /// The cause.
+        source: io::Error,
+    },
+    /// Its answer is not what it should be.
+    #[error("VF counters of {netdev}")]
+    Answer {
+        /// The interface.
+        netdev: String,
+        /// Where and what.
+        source: MalformedAnswer,
     },
 }
 

@@ -1,7 +1,8 @@
-//! What the host looks like: CPUs, guests, virtual functions, interrupts, read from `/proc` and `/sys`.
+//! What the host looks like: CPUs, guests, virtual functions, interrupts, read from `/proc` and `/sys`, and what drivers
+//! count for virtual functions, asked of the kernel over netlink.
 //!
-//! Read only, by construction: nothing here opens a file for writing. Every reader takes a [`HostRoot`], so that
-//! tests lay out a tree of their own. Knows no BPF, no policy, and not what its answers are for.
+//! Read only, by construction: nothing here opens a file for writing. Every reader of files takes a [`HostRoot`], so
+//! that tests lay out a tree of their own. Knows no BPF, no policy, and not what its answers are for.
 
 mod cpus;
 mod error;
@@ -11,6 +12,7 @@ pub mod health;
 mod interrupts;
 mod irqs;
 mod mode;
+mod netlink;
 mod nic_options;
 mod nics;
 mod process;
@@ -18,6 +20,8 @@ mod reader;
 mod root;
 mod threads;
 mod topology;
+mod vf_counters;
+mod vf_message;
 mod vfio;
 mod vfs;
 mod vmm;
@@ -30,6 +34,8 @@ pub use process::{ThreadStat, parse_allowed_cpus, parse_stat};
 pub use root::HostRoot;
 pub use threads::read_host_threads;
 pub use topology::read_topology;
+pub use vf_counters::{VfReadings, read_vf_counters};
+pub use vf_message::MalformedAnswer;
 
 #[cfg(test)]
 pub(crate) mod fixture;

@@ -81,6 +81,7 @@ fn read_vf(
         driver: link_name(&dir.join("driver")),
         iommu_group,
         slots: Vec::new(),
+        counters: None,
     };
     FoundVf { vf, vfio }
 }

@@ -9,6 +9,7 @@ pub mod nic;
 pub mod pci;
 pub mod thread;
 pub mod topology;
+pub mod vf_counters;
 
 pub use cpu_set::CpuSet;
 pub use host_facts::HostFacts;

@@ -2,7 +2,10 @@
 //!
 //! Plain facts, read by `host`; nothing here knows where they came from.
 
-use super::{CpuId, CpuSet, IrqNumber, NumaNode, PciAddress, Pid, Tid, VcpuId, VfIndex, nic::Nic};
+use super::{
+    CpuId, CpuSet, IrqNumber, NumaNode, PciAddress, Pid, Tid, VcpuId, VfIndex, nic::Nic,
+    vf_counters::VfCounters,
+};
 use serde::{Deserialize, Serialize};
 
 /// Everything vfprobe needs to know of a host before it measures or plans.
@@ -125,6 +128,10 @@ pub struct Vf {
     pub iommu_group: Option<u32>,
     /// MSI-X vectors in use, by table index.
     pub slots: Vec<Slot>,
+    /// What the PF's driver counts for it; `None` when nobody was asked or its PF's driver tells nothing of it. Only
+    /// `vfprobe topology` asks: elsewhere a topology is older than the figures would have to be.
+    #[serde(default)]
+    pub counters: Option<VfCounters>,
 }
 
 /// One MSI-X vector of a VF: the stable name of an interrupt source.
@@ -212,6 +219,16 @@ impl Topology {
         self.guests.iter().filter(move |g| {
             g.name == wanted || g.uuid.as_deref() == Some(wanted) || g.pid.to_string() == wanted
         })
+    }
+
+    /// All VFs: those of guests, then those that no guest owns.
+    pub fn vfs(&self) -> impl Iterator<Item = &Vf> {
+        self.guests.iter().flat_map(|guest| &guest.vfs).chain(&self.free_vfs)
+    }
+
+    /// As [`Topology::vfs`], to be changed.
+    pub fn vfs_mut(&mut self) -> impl Iterator<Item = &mut Vf> {
+        self.guests.iter_mut().flat_map(|guest| &mut guest.vfs).chain(&mut self.free_vfs)
     }
 
     /// The interrupt of that number.

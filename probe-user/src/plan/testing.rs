@@ -83,6 +83,7 @@ pub(crate) fn guest(name: &str, vcpus: u32, vf_node: Option<u32>) -> Guest {
             driver: Some("vfio-pci".to_owned()),
             iommu_group: None,
             slots: Vec::new(),
+            counters: None,
         }],
     }
 }

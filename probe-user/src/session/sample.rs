@@ -121,6 +121,7 @@ pub(crate) fn topology(cpu: u32) -> topology::Topology {
                 driver: Some("vfio-pci".into()),
                 iommu_group: Some(7),
                 slots: vec![slot],
+                counters: None,
             }],
         }],
         free_vfs: Vec::new(),

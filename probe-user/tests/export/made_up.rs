@@ -1,14 +1,16 @@
 //! A source with known figures.
 
 use probe_user::{
-    export::{Began, OwnCost, ProbeState, ProbeStatus, Source, SourceError, Status},
+    export::{Began, CountedVf, OwnCost, ProbeState, ProbeStatus, Source, SourceError, Status},
     model::{
-        CpuId, CpuSet, IrqNumber, Pid, Tid, VcpuId,
+        CpuId, CpuSet, IrqNumber, Pid, Tid, VcpuId, VfIndex,
         topology::{DeliveryMode, Guest, Slot, Thread, Topology, Vcpu, Vf, Vmm},
+        vf_counters::VfCounters,
     },
     stats::{Counter, Histogram, Labels, Observability, Series, Snapshot},
 };
 use std::{
+    num::NonZeroU64,
     sync::{
         Arc, Condvar, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -67,6 +69,10 @@ impl Source for MadeUp {
 
     fn status(&self) -> Status {
         self.status.clone()
+    }
+
+    fn vf_counters(&self) -> Vec<CountedVf> {
+        counted_vfs()
     }
 }
 
@@ -139,6 +145,27 @@ pub(crate) fn status() -> Status {
     }
 }
 
+/// Two VFs of an ixgbe, which counts no drops; the second one is idle.
+pub(crate) fn counted_vfs() -> Vec<CountedVf> {
+    let counters = VfCounters {
+        rx_packets: NonZeroU64::new(12),
+        rx_bytes: NonZeroU64::new(3400),
+        tx_packets: NonZeroU64::new(5),
+        tx_bytes: NonZeroU64::new(600),
+        ..VfCounters::default()
+    };
+    [("0000:01:10.0", counters), ("0000:01:10.2", VfCounters::default())]
+        .into_iter()
+        .zip(0..)
+        .map(|((address, counters), index)| CountedVf {
+            pf: "eth0".to_owned(),
+            index: VfIndex(index),
+            address: address.parse().unwrap(),
+            counters,
+        })
+        .collect()
+}
+
 fn guest() -> Guest {
     let cpus = |ids: &[u32]| ids.iter().copied().map(CpuId).collect::<CpuSet>();
     let thread = Thread { tid: Tid(101), comm: "CPU 0/KVM".to_owned(), start_time: 1, affinity: cpus(&[2]) };
@@ -162,6 +189,7 @@ fn guest() -> Guest {
         driver: Some("vfio-pci".to_owned()),
         iommu_group: None,
         slots: vec![slot(0, 32, &[0, 1, 2, 3], &[1]), slot(1, 33, &[2], &[0])],
+        counters: None,
     };
     Guest {
         name: "vm1".to_owned(),

@@ -17,7 +17,8 @@ use std::{
 
 fn texts(status: &Status, bounds: Bounds) -> (String, String) {
     let snapshot = made_up::snapshot();
-    let scrape = Scrape { snapshot: Some(&snapshot), status, read_seconds: 0.25 };
+    let scrape =
+        Scrape { snapshot: Some(&snapshot), status, vfs: &made_up::counted_vfs(), read_seconds: 0.25 };
     let families = families(&scrape, &Fold::default());
     (
         prometheus::text(&families, bounds).unwrap(),
@@ -88,6 +89,9 @@ fn counters_and_histograms_say_since_when() {
         ["vfprobe_lost_created{probe=\"irq_delivery\",cause=\"map_full\"} 1700000000.5"]
     );
     assert_eq!(created(&status, "vfprobe_up_created"), [""; 0], "a gauge is not counted");
+    let of_vf = created(&status, "vfprobe_vf_receive_packets");
+    assert!(of_vf.iter().all(|line| !line.contains("_created")), "not vfprobe counts there: {of_vf:?}");
+    assert_eq!(of_vf.len(), 1);
     // A guest that came later is counted since then, what has no guest since the start.
     status.began.guests.insert("vm1".to_owned(), UNIX_EPOCH + Duration::from_secs(1_700_000_060));
     assert_eq!(created(&status, hlt), [guest("1700000060")]);

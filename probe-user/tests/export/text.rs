@@ -15,9 +15,11 @@ use probe_user::{
 };
 
 fn scrape(snapshot: Option<&Snapshot>, status: &Status, fold: &Fold) -> Exposition {
-    let text =
-        prometheus::text(&families(&Scrape { snapshot, status, read_seconds: 0.25 }, fold), Bounds::Normal)
-            .unwrap();
+    let text = prometheus::text(
+        &families(&Scrape { snapshot, status, vfs: &made_up::counted_vfs(), read_seconds: 0.25 }, fold),
+        Bounds::Normal,
+    )
+    .unwrap();
     parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"))
 }
 
@@ -60,6 +62,26 @@ fn counters_are_in_base_units_and_carry_the_configuration() {
         all.value("vfprobe_lost_total", &[("probe", "irq_delivery"), ("cause", "map_full")]),
         Some(3.0)
     );
+}
+
+/// A figure that is not known is absent, and never 0.
+#[test]
+fn vfs_have_what_their_drivers_report() {
+    let all = usual();
+    let vf = [("pf", "eth0"), ("vf", "0"), ("pci_address", "0000:01:10.0")];
+    for (figure, expected) in [
+        ("receive_packets", Some(12.0)),
+        ("receive_bytes", Some(3400.0)),
+        ("receive_dropped", None),
+        ("transmit_packets", Some(5.0)),
+        ("transmit_bytes", Some(600.0)),
+        ("transmit_dropped", None),
+    ] {
+        let name = format!("vfprobe_vf_{figure}_total");
+        assert_eq!(all.value(&name, &vf), expected, "{name}");
+        // The idle one has none.
+        assert_eq!(all.named(&name).count(), usize::from(expected.is_some()), "{name}");
+    }
 }
 
 #[test]

@@ -76,6 +76,9 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("prometheus::", &["export"]),
     ("clap::", &["cli"]),
     ("ratatui::", &["tui", "cli"]),
+    ("netlink_packet_core::", &["host"]),
+    ("netlink_packet_route::", &["host"]),
+    ("netlink_sys::", &["host"]),
 ];
 
 /// Whether a file holds tests only: its parent declares it behind `#[cfg(test)]`.

@@ -39,6 +39,7 @@ pub(super) fn topology(tids: &[u32]) -> Topology {
         driver: None,
         iommu_group: None,
         slots: Vec::new(),
+        counters: None,
     };
     let guest = Guest {
         name: "test".into(),

@@ -4,7 +4,7 @@ mod tree;
 
 use super::{Exit, Failure, Globals, paint::Paint, print};
 use crate::{
-    host::{HostRoot, read_topology},
+    host::{HostRoot, read_topology, read_vf_counters},
     model::topology::Topology,
 };
 use serde::Serialize;
@@ -59,6 +59,9 @@ pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
     if let Some(wanted) = guest {
         topology = only_guest(topology, wanted).map_err(Failure::usage)?;
     }
+    let counted = read_vf_counters(&topology);
+    topology.vfs_mut().for_each(|vf| vf.counters = counted.counters.get(&vf.address).copied());
+    topology.problems.extend(counted.problems);
     let mut text = if *json {
         to_json(&topology).map_err(Failure::cannot_run)?
     } else {
@@ -123,6 +126,7 @@ mod tests {
             "/guests/0/vcpus/0",
             "/guests/0/threads/0",
             "/guests/0/vfs/0/slots/0",
+            "/guests/0/vfs/0/counters",
             "/guests/0/nics/0",
             "/irqs/0",
         ] {
@@ -139,6 +143,7 @@ mod tests {
             "/guests/0/vcpus/0",
             "/guests/0/vfs/0",
             "/guests/0/vfs/0/slots/0",
+            "/guests/0/vfs/0/counters",
             "/guests/0/nics/0",
             "/irqs/0",
         ] {

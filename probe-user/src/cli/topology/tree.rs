@@ -6,6 +6,7 @@ use crate::{
         CpuSet,
         nic::{Nic, PathKind},
         topology::{DeliveryMode, Guest, Irq, Slot, Topology, Vf, Vmm},
+        vf_counters::VfCounters,
     },
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +23,7 @@ enum Reason {
     Driver,
     Group,
     Affinity,
+    Counter,
 }
 
 impl Reason {
@@ -34,6 +36,7 @@ impl Reason {
             Self::Driver => "driver: none is bound",
             Self::Group => "IOMMU group: no IOMMU is active",
             Self::Affinity => "asked, CPU: the interrupt went away while it was read, or is not started",
+            Self::Counter => "packets, bytes, dropped: 0 or not reported: the kernel says 0 for both",
         }
     }
 }
@@ -181,7 +184,8 @@ impl Renderer {
     }
 
     fn vf(&mut self, topology: &Topology, vf: &Vf, owned: bool) {
-        let Vf { address, index, pf, pf_netdev, numa_node, local_cpus, driver, iommu_group, slots } = vf;
+        let Vf { address, index, pf, pf_netdev, numa_node, local_cpus, driver, iommu_group, slots, counters } =
+            vf;
         let index = index.map_or_else(String::new, |index| format!("number {index} "));
         let netdev = pf_netdev.as_ref().map_or_else(String::new, |name| format!(" ({name})"));
         let node = match numa_node {
@@ -201,6 +205,9 @@ impl Renderer {
         if owned && !by_vfio {
             self.line("    not bound to vfio-pci: the guest cannot get its interrupts");
         }
+        if let Some(counters) = counters {
+            self.counters(counters);
+        }
         if slots.is_empty() {
             if owned {
                 self.line("    no interrupts: the guest has not enabled MSI-X on it");
@@ -214,6 +221,36 @@ impl Renderer {
             rows.push(self.slot(slot, irq));
         }
         self.out.push_str(&columns(self.paint, "    ", &rows));
+    }
+
+    fn counters(&mut self, counters: &VfCounters) {
+        let VfCounters {
+            rx_packets,
+            rx_bytes,
+            rx_dropped,
+            broadcast,
+            multicast,
+            tx_packets,
+            tx_bytes,
+            tx_dropped,
+        } = counters;
+        if !counters.reported() {
+            self.reasons.insert(Reason::Counter);
+            self.line("    packets not reported");
+            return;
+        }
+        let of_these = [(broadcast, "broadcast"), (multicast, "multicast")];
+        let of_these = of_these.iter().filter_map(|(n, what)| n.map(|n| format!("{n} {what}")));
+        let of_these = of_these.collect::<Vec<_>>().join(", ");
+        let of_these = if of_these.is_empty() { of_these } else { format!(" ({of_these})") };
+        let mut figures = |packets, of_these: &str, bytes, dropped| {
+            let [packets, bytes, dropped] =
+                [packets, bytes, dropped].map(|figure| self.or_unknown(figure, Reason::Counter));
+            format!("{packets} packets{of_these}, {bytes} bytes, {dropped} dropped")
+        };
+        let received = figures(*rx_packets, &of_these, *rx_bytes, *rx_dropped);
+        let sent = figures(*tx_packets, "", *tx_bytes, *tx_dropped);
+        self.line(&format!("    received {received}; sent {sent}"));
     }
 
     fn slot(&mut self, slot: &Slot, irq: Option<&Irq>) -> Vec<Cell> {
@@ -366,6 +403,44 @@ mod tests {
             let text = render(&topology, true, Paint::default());
             let line = format!("  NIC tap0  {expected}");
             assert!(text.lines().any(|l| l == line), "{line}\n{text}");
+        }
+    }
+
+    #[test]
+    fn counters_that_are_not_reported_are_no_zeroes() {
+        let some = std::num::NonZeroU64::new;
+        let mut topology = read_topology(&Tree::captured(LAB).root());
+        let none = VfCounters::default();
+        let full = VfCounters {
+            rx_packets: some(12),
+            rx_bytes: some(3400),
+            rx_dropped: some(1),
+            broadcast: some(2),
+            multicast: some(3),
+            tx_packets: some(5),
+            tx_bytes: some(600),
+            tx_dropped: some(7),
+        };
+        let note = "- packets, bytes, dropped: 0 or not reported: the kernel says 0 for both";
+        for (counters, line, noted) in [
+            (none, "packets not reported", true),
+            (
+                full,
+                "received 12 packets (2 broadcast, 3 multicast), 3400 bytes, 1 dropped; \
+                 sent 5 packets, 600 bytes, 7 dropped",
+                false,
+            ),
+            (
+                VfCounters { rx_packets: some(12), rx_bytes: some(3400), tx_packets: some(1), ..none },
+                "received 12 packets, 3400 bytes, - dropped; sent 1 packets, - bytes, - dropped",
+                true,
+            ),
+        ] {
+            topology.vfs_mut().for_each(|vf| vf.counters = Some(counters));
+            let text = render(&topology, true, Paint::default());
+            let found = text.lines().filter(|l| l.trim_start() == line).count();
+            assert_eq!(found, topology.vfs().count(), "{line}\n{text}");
+            assert_eq!(text.lines().any(|line| line == note), noted, "{text}");
         }
     }
 

@@ -7,6 +7,7 @@ mod lab;
 mod packages;
 mod process;
 mod progress;
+mod promtool;
 mod tally;
 mod test;
 mod workspace;

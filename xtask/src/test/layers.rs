@@ -9,6 +9,7 @@ use crate::bpf::{self, Toolchain};
 use crate::lab::{Kernel, Lab, suite};
 use crate::packages::is_root;
 use crate::process::{cargo, merged_output};
+use crate::promtool;
 use crate::tally::{Tally, parse_libtest};
 use crate::workspace::{TESTS_PACKAGE, Workspace};
 
@@ -78,6 +79,11 @@ fn clippy_bpf(workspace: &Workspace, sink: Sink<'_>) -> Result<Outcome> {
 fn unit(workspace: &Workspace, sink: Sink<'_>) -> Result<Outcome> {
     let mut command = cargo();
     command.args(["test", "--locked", "--no-fail-fast"]).args(FAULTS);
+    match promtool::path(workspace) {
+        Ok(path) => drop(command.env("PATH", path)),
+        // The tests that need it say so themselves.
+        Err(error) => sink(&format!("{error:#}")),
+    }
     libtest(workspace, command.args(["--", "--show-output"]), sink)
 }
 

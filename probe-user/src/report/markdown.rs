@@ -34,7 +34,7 @@ fn section(assessment: &Assessment<'_>, full: bool) -> String {
         text += "|:--|:--|--:|--:|--:|--:|:--|:--|\n";
         text += &rows.concat();
     }
-    let mut below: Vec<String> = sentence::by_chance(assessment).into_iter().collect();
+    let mut below: Vec<String> = sentence::family(assessment).into_iter().collect();
     if hidden > 0 {
         below.push(format!("{hidden} rows without enough data are not shown"));
     }
@@ -154,6 +154,7 @@ mod tests {
             "| **worse** |\n",
             "\n| workload ping rtt_p99 |  | 5 5 |",
             "\n- vm_exit vm1 HLT: its time is the guest's own idling\n",
+            "rows hold together at 95 % (Holm's correction)",
             "rows without enough data are not shown\n",
             "\n\n- note: half a line at its end\n",
         ] {

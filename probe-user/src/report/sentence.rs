@@ -7,7 +7,7 @@ use crate::stats::compare::{Compared, Estimate, MARGIN, Verdict, more_repeats};
 #[must_use]
 pub fn verdict(assessment: &Assessment<'_>) -> String {
     let Assessment { before, after, headline, .. } = assessment;
-    let Compared { before: b, after: a, estimate, verdict, reason } = &headline.compared;
+    let Compared { before: b, after: a, estimate, verdict, reason, .. } = &headline.compared;
     let subject = headline.subject();
     let Some(estimate) = estimate else {
         let reason = reason.as_deref().unwrap_or("no figures");
@@ -36,7 +36,7 @@ pub fn verdict(assessment: &Assessment<'_>) -> String {
 /// `ratio 0.266, 90 % interval 0.21 to 0.34`.
 #[must_use]
 pub fn ratio(estimate: &Estimate) -> String {
-    let Estimate { ratio, low, high, level } = *estimate;
+    let Estimate { ratio, low, high, level, .. } = *estimate;
     format!(
         "ratio {}, {:.0} % interval {} to {}",
         format::ratio(ratio),
@@ -68,17 +68,19 @@ pub fn remarks(assessment: &Assessment<'_>) -> Vec<String> {
     lines
 }
 
-/// How many of so many rows differ by chance: they are judged one by one, the verdict is the first line's alone.
+/// What the verdicts of a table's rows hold for. The verdict in the first line is about one figure, and needs no correction.
 #[must_use]
-pub fn by_chance(assessment: &Assessment<'_>) -> Option<String> {
-    let rows = assessment.comparison.rows.iter().map(|row| &row.compared);
-    let levels: Vec<f64> = rows.filter_map(|c| c.estimate).map(|e| e.level).collect();
-    let level = levels.first()?;
-    let expected: f64 = levels.iter().map(|level| 1.0 - level).sum();
+pub fn family(assessment: &Assessment<'_>) -> Option<String> {
+    let Assessment { comparison, workloads, .. } = assessment;
+    let all =
+        comparison.rows.iter().map(|row| &row.compared).chain(workloads.iter().map(|row| &row.compared));
+    let levels: Vec<f64> =
+        all.filter(|c| c.p_holm.is_some()).filter_map(|c| Some(c.estimate?.level)).collect();
+    let level = levels.iter().copied().min_by(f64::total_cmp)?;
     Some(format!(
-        "rows are judged one by one at {:.0} %: without any effect up to {expected:.0} of these {} would differ by chance",
-        level * 100.0,
-        levels.len()
+        "verdicts of these {} rows hold together at {:.0} % (Holm's correction); intervals are those of each row alone",
+        levels.len(),
+        level * 100.0
     ))
 }
 

@@ -116,6 +116,7 @@ mod tests {
             "3 runs a side cannot support 95 %",
             "vm1 0000:01:10.0 delivery",
             "ping rtt_p99",
+            "rows hold together at 90 % (Holm's correction)",
             "rows without enough data",
             "vm_exit vm1 HLT: its time is the guest's own idling",
         ] {

@@ -38,7 +38,7 @@ fn block(assessment: &Assessment<'_>, full: bool, paint: Paint) -> String {
     }
     let (rows, hidden) = rows(assessment, full);
     text += &columns(paint, "  ", &rows);
-    if let Some(line) = sentence::by_chance(assessment) {
+    if let Some(line) = sentence::family(assessment) {
         text += &format!("  {line}\n");
     }
     if hidden > 0 {

@@ -267,14 +267,8 @@ fn series(assessment: &Assessment<'_>) -> (Table, usize) {
     let heads =
         ["series", "", "n", &assessment.before.name, &assessment.after.name, "ratio", "interval", "verdict"];
     let mut table = Table::new("Every series, compared over runs", &heads);
-    let mut rows: Vec<_> = assessment.comparison.rows.iter().collect();
-    rows.sort_by_cached_key(|row| (names::sort_key(&row.probe, &row.labels), row.quantile));
-    let mut hidden = 0;
+    let (rows, hidden) = assessment.listed(false);
     for row in rows {
-        if row.compared.verdict == Verdict::NotEnoughData {
-            hidden += 1;
-            continue;
-        }
         let name = format!("{} {}", row.probe, names::of(&row.labels));
         let n = format!("{} / {}", row.compared.before.n, row.compared.after.n);
         let first = [name.into(), row.quantile.title().into(), figure(n)];

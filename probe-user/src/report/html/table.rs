@@ -72,7 +72,11 @@ pub(super) fn compared(compared: &Compared, shown: impl Fn(f64) -> String) -> Ve
         None => ("-".to_owned(), "-".to_owned()),
     };
     let verdict = Cell {
-        text: compared.reason.clone().unwrap_or_else(|| compared.verdict.to_string()),
+        text: match (&compared.reason, compared.verdict) {
+            (Some(reason), Verdict::NotEnoughData) => reason.clone(),
+            (Some(reason), verdict) => format!("{verdict}: {reason}"),
+            (None, verdict) => verdict.to_string(),
+        },
         class: class_of(compared.verdict),
     };
     vec![value(compared.before.value), value(compared.after.value), figure(ratio), figure(interval), verdict]

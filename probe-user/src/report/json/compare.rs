@@ -43,10 +43,13 @@ struct Outcome<'a> {
     ci: Option<[f64; 2]>,
     /// Level of `ci`.
     level: Option<f64>,
+    p: Option<f64>,
+    /// `p` after Holm's correction over the rows; the headline has none.
+    p_holm: Option<f64>,
     verdict: Verdict,
     /// Smallest change, as a share, that would have been seen.
     smallest_visible: Option<f64>,
-    /// What is missing when there is not enough data.
+    /// What is missing when there is not enough data, or what Holm's correction changed.
     reason: Option<&'a str>,
 }
 
@@ -136,11 +139,13 @@ fn compared<'a>(
 }
 
 fn outcome(compared: &Compared) -> Outcome<'_> {
-    let Compared { estimate, verdict, reason, .. } = compared;
+    let Compared { estimate, verdict, reason, p_holm, .. } = compared;
     Outcome {
         ratio: estimate.map(|e| e.ratio),
         ci: estimate.map(|Estimate { low, high, .. }| [low, high]),
         level: estimate.map(|e| e.level),
+        p: estimate.map(|e| e.p),
+        p_holm: *p_holm,
         verdict: *verdict,
         smallest_visible: compared.smallest_visible(),
         reason: reason.as_deref(),

@@ -45,6 +45,9 @@ pub struct Estimate {
     pub high: f64,
     /// Level of the interval: 0.90 or 0.95, as the number of runs allows.
     pub level: f64,
+    /// How often two sets of runs of the same thing differ so much or more by chance: Welch's t test of the logarithms, its
+    /// t reduced by as much as the interval is widened.
+    pub p: f64,
 }
 
 /// Level that so many runs a side support.
@@ -67,7 +70,8 @@ pub fn estimate(before: &[f64], after: &[f64], method: Method) -> Option<Estimat
     let level = level_for(before.logs.len().min(after.logs.len()));
     let difference = after.mean - before.mean;
     let width = method.bucket_width.ln_1p();
-    let share = tail_share(&before, &after, width, level);
+    let welch = Welch::of(&before, &after, width);
+    let share = welch.tail_share(level);
 
     let mut rng = SplitMix64::new(method.seed);
     let mut draws: Vec<f64> = (0..method.resamples)
@@ -77,7 +81,13 @@ pub fn estimate(before: &[f64], after: &[f64], method: Method) -> Option<Estimat
     let (low, high) = (quantile(&draws, share)?, quantile(&draws, 1.0 - share)?);
     // Resampling scatters around the estimate; an interval always holds it.
     let (low, high) = (low.min(difference), high.max(difference));
-    Some(Estimate { ratio: difference.exp(), low: low.exp(), high: high.exp(), level })
+    Some(Estimate {
+        ratio: difference.exp(),
+        low: low.exp(),
+        high: high.exp(),
+        level,
+        p: welch.p(difference),
+    })
 }
 
 /// Logarithms of one side's figures.
@@ -114,20 +124,43 @@ impl Sample {
     }
 }
 
-/// The share of resamples to leave out at each end.
-fn tail_share(before: &Sample, after: &Sample, width: f64, level: f64) -> f64 {
-    let (v1, v2) = (before.variance_of_mean(width), after.variance_of_mean(width));
-    let fewest = before.logs.len().min(after.logs.len()) as f64 - 1.0;
-    let (n1, n2) = (before.logs.len() as f64 - 1.0, after.logs.len() as f64 - 1.0);
-    // Welch (1947) and Satterthwaite (1946); equal figures throughout leave no variance to weigh with.
-    let freedom = match v1 + v2 > 0.0 {
-        true => (v1 + v2).powi(2) / (v1 * v1 / n1 + v2 * v2 / n2),
-        false => fewest,
-    };
-    let outside = (1.0 - level) / 2.0;
-    let reach =
-        StudentsT::new(0.0, 1.0, freedom.max(fewest)).map_or(f64::MAX, |t| t.inverse_cdf(1.0 - outside));
-    Normal::standard().cdf(-REACH * reach)
+/// The spread of a difference of two means, and how well it is known.
+#[derive(Clone, Copy, Debug)]
+struct Welch {
+    error: f64,
+    freedom: f64,
+}
+
+impl Welch {
+    /// Welch (1947) and Satterthwaite (1946).
+    fn of(before: &Sample, after: &Sample, width: f64) -> Self {
+        let (v1, v2) = (before.variance_of_mean(width), after.variance_of_mean(width));
+        let fewest = before.logs.len().min(after.logs.len()) as f64 - 1.0;
+        let (n1, n2) = (before.logs.len() as f64 - 1.0, after.logs.len() as f64 - 1.0);
+        // Equal figures throughout leave no variance to weigh with.
+        let freedom = match v1 + v2 > 0.0 {
+            true => (v1 + v2).powi(2) / (v1 * v1 / n1 + v2 * v2 / n2),
+            false => fewest,
+        };
+        Self { error: (v1 + v2).sqrt(), freedom: freedom.max(fewest) }
+    }
+
+    /// The share of resamples to leave out at each end.
+    fn tail_share(self, level: f64) -> f64 {
+        let outside = (1.0 - level) / 2.0;
+        let reach = StudentsT::new(0.0, 1.0, self.freedom).map_or(f64::MAX, |t| t.inverse_cdf(1.0 - outside));
+        Normal::standard().cdf(-REACH * reach)
+    }
+
+    /// Two-sided. A t of so many standard errors has the interval's edge exactly at no difference, but for the resampling:
+    /// resamples of a few values cannot say how rare something is that happens once in a thousand tables.
+    fn p(self, difference: f64) -> f64 {
+        if difference == 0.0 {
+            return 1.0;
+        }
+        let t = difference.abs() / (REACH * self.error);
+        StudentsT::new(0.0, 1.0, self.freedom).map_or(1.0, |student| 2.0 * student.cdf(-t))
+    }
 }
 
 /// Linear interpolation between sorted values.
@@ -175,6 +208,22 @@ mod tests {
     fn the_same_input_gives_the_same_interval() {
         let (a, b) = ([1.0, 1.2, 0.9, 1.1], [2.0, 2.2, 1.9, 2.1]);
         assert_eq!(estimate(&a, &b, Method::default()), estimate(&a, &b, Method::default()));
+    }
+
+    #[test]
+    fn chance_is_that_of_welchs_test() {
+        let exact = Method { bucket_width: 0.0, ..Method::default() };
+        let exp = |logs: &[f64]| logs.iter().map(|x| x.exp()).collect::<Vec<_>>();
+        // Student (1908), two-sided, 4 degrees of freedom: t = 2.776 is 5 %, 4.604 is 1 %.
+        for (t, p) in [(0.0, 1.0), (2.776, 0.05), (4.604, 0.01)] {
+            // Means of three values -1, 0, 1 have a variance of 1/3 each.
+            let shift = t * REACH * (2.0_f64 / 3.0).sqrt();
+            let found =
+                estimate(&exp(&[-1.0, 0.0, 1.0]), &exp(&[shift - 1.0, shift, shift + 1.0]), exact).unwrap().p;
+            assert!((found - p).abs() < 1e-4, "t {t}: {found} is not {p}");
+        }
+        assert_eq!(estimate(&[5.0; 3], &[5.0; 3], exact).unwrap().p, 1.0);
+        assert!(estimate(&[5.0; 3], &[6.0; 3], exact).unwrap().p < 1e-12, "nothing varies, and they differ");
     }
 
     #[test]

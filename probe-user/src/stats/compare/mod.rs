@@ -3,6 +3,7 @@
 //! Runs are the unit. Knows neither files nor configurations' names; docs/statistics.md tells the method.
 
 mod headline;
+mod holm;
 pub mod interval;
 mod outliers;
 mod power;
@@ -12,6 +13,7 @@ mod simulation;
 mod verdict;
 
 pub use headline::{Headline, headline};
+pub use holm::correct;
 pub use interval::{Estimate, FEWEST_FOR_95, FEWEST_RUNS, Method};
 pub use outliers::outliers;
 pub use power::more_repeats;

@@ -77,15 +77,24 @@ pub struct Compared {
     pub estimate: Option<Estimate>,
     /// The outcome.
     pub verdict: Verdict,
-    /// What is missing, when there is not enough data.
+    /// What is missing, when there is not enough data; and when only [`correct`](super::correct) made it no difference, that.
     pub reason: Option<String>,
+    /// `p` among all rows of its table, after Holm's correction; `None` when it is no row of one.
+    pub p_holm: Option<f64>,
 }
 
 impl Compared {
     /// Sides that cannot be compared, and why.
     #[must_use]
     pub fn not_enough(before: Side, after: Side, reason: String) -> Self {
-        Self { before, after, estimate: None, verdict: Verdict::NotEnoughData, reason: Some(reason) }
+        Self {
+            before,
+            after,
+            estimate: None,
+            verdict: Verdict::NotEnoughData,
+            reason: Some(reason),
+            p_holm: None,
+        }
     }
 
     /// Smallest change that this comparison could have seen, as a share: the wider half of its interval, and never less
@@ -128,7 +137,7 @@ pub fn judge(
         Direction::Higher if ratio > 1.0 => Verdict::Better,
         _ => Verdict::Worse,
     };
-    Compared { before: b, after: a, estimate: Some(estimate), verdict, reason: None }
+    Compared { before: b, after: a, estimate: Some(estimate), verdict, reason: None, p_holm: None }
 }
 
 fn geometric_mean(figures: &[f64]) -> Option<f64> {

@@ -77,6 +77,17 @@ pub enum PlanError {
         /// CPUs that could be given.
         free: usize,
     },
+    /// Other threads are given a vCPU's CPU.
+    #[error(
+        "threads of guest {guest:?} that run no vCPU are given CPU {cpu}, which is promised to a vCPU; give them \
+         another"
+    )]
+    HelperOnGuarded {
+        /// The guest.
+        guest: String,
+        /// The CPU.
+        cpu: CpuId,
+    },
     /// Every online CPU would be guarded.
     #[error("CPUs {0} are all that is online; at least one must remain for the host's own work")]
     NoHousekeeping(String),

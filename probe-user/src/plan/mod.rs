@@ -5,6 +5,7 @@
 
 mod auto_pin;
 mod error;
+mod helpers;
 pub mod journal;
 mod keep_off;
 pub mod named;
@@ -19,6 +20,6 @@ mod vectors;
 
 pub use error::PlanError;
 pub use planner::{Facts, plan};
-pub use policy::{GuestPolicy, Isolate, Others, Pins, Placement, Policy, Threads};
+pub use policy::{GuestPolicy, Isolate, Others, Pins, Placement, Policy, ThreadRules, Threads};
 pub use policy_file::{PolicyError, parse_policy};
 pub use step::{IrqTarget, Need, PLAN_SCHEMA, Plan, Role, Step, Target, TargetKey, ThreadTarget, VectorName};

@@ -2,7 +2,7 @@
 
 use super::pins::{self, Assigned};
 use super::{Isolate, Need, Others, PLAN_SCHEMA, Plan, PlanError, Policy, Role, Step, Target, TargetKey};
-use super::{ThreadTarget, Threads, keep_off, vectors};
+use super::{ThreadTarget, helpers, keep_off, vectors};
 use crate::model::topology::{Guest, Thread, Topology};
 use crate::model::{CpuSet, HostThread, Pid};
 use std::collections::BTreeSet;
@@ -42,6 +42,9 @@ pub fn plan(facts: &Facts<'_>, policy: &Policy) -> Result<Plan, PlanError> {
     let topology = facts.topology;
     let assigned = pins::assign(topology, policy)?;
     let ground = ground(topology, &assigned)?;
+    for assigned in &assigned {
+        helpers::check(topology, assigned.policy, assigned.guest, &ground.guarded)?;
+    }
     let mut draft =
         Draft { ground: &ground, immovable: facts.immovable, steps: Vec::new(), notes: Vec::new() };
     let ours: Vec<&Guest> = assigned.iter().map(|a| a.guest).collect();
@@ -91,17 +94,7 @@ fn ground(topology: &Topology, assigned: &[Assigned<'_>]) -> Result<Ground, Plan
 /// The guest's own threads: first those that are not vCPUs leave, then the vCPUs get their CPUs.
 fn pin_threads(draft: &mut Draft<'_>, assigned: &Assigned<'_>) {
     let guest = assigned.guest;
-    if assigned.policy.threads == Threads::Housekeeping {
-        for thread in &guest.threads {
-            draft.keep_off(
-                thread_target(guest.pid, thread, Role::Emulator { guest: guest.name.clone() }),
-                &thread.affinity,
-                None,
-                Need::WhilePresent,
-                format!("works for {} but runs no vCPU", guest.name),
-            );
-        }
-    }
+    helpers::place(draft, &assigned.policy.threads, guest);
     for vcpu in &guest.vcpus {
         let Some(&cpu) = assigned.pins.get(&vcpu.index) else { continue };
         let role = Role::Vcpu { guest: guest.name.clone(), index: vcpu.index };

@@ -32,7 +32,7 @@ pub struct GuestPolicy {
     /// Where the interrupts of its VFs go.
     pub placement: Placement,
     /// Where its other threads run.
-    pub threads: Threads,
+    pub threads: ThreadRules,
 }
 
 /// Where the vCPUs of a guest run.
@@ -95,15 +95,27 @@ impl FromStr for Placement {
     }
 }
 
-/// Where the threads of a guest that are not vCPUs run: emulator, I/O, vhost.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+/// Where the threads of a guest that are not vCPUs run, by what they do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ThreadRules {
+    /// The VMM's main loop and all that are not known to be something else.
+    pub emulator: Threads,
+    /// I/O threads.
+    pub io: Threads,
+    /// Workers of vhost.
+    pub vhost: Threads,
+}
+
+/// Where threads of one kind run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Threads {
     /// Off guarded CPUs.
     #[default]
     Housekeeping,
     /// As they are.
     Keep,
+    /// On these CPUs, none of them guarded.
+    Cpus(CpuSet),
 }
 
 /// Which threads of the host are moved off guarded CPUs.
@@ -149,7 +161,7 @@ impl Policy {
                 guest: guest.to_owned(),
                 pins,
                 placement,
-                threads: Threads::default(),
+                threads: ThreadRules::default(),
             }],
             isolate: Isolate::default(),
             irqs: Others::default(),

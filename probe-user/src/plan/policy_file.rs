@@ -1,7 +1,10 @@
 //! Policies as TOML text. Unknown keys and impossible values are refused with their line.
 
 use super::named::is_pattern;
-use super::policy::{GuestPolicy, Isolate, OnStop, Others, Pins, Placement, Policy, Threads, parse_cpus};
+use super::policy::NotCpus;
+use super::policy::{
+    GuestPolicy, Isolate, OnStop, Others, Pins, Placement, Policy, ThreadRules, Threads, parse_cpus,
+};
 use serde::Deserialize;
 use std::ops::Range;
 use toml::Spanned;
@@ -39,8 +42,10 @@ struct Table {
     name: String,
     cpus: Option<Spanned<String>>,
     placement: Placement,
-    #[serde(default)]
-    threads: Threads,
+    threads: Option<Spanned<String>>,
+    emulator: Option<Spanned<String>>,
+    io: Option<Spanned<String>>,
+    vhost: Option<Spanned<String>>,
 }
 
 /// Reads a policy.
@@ -52,7 +57,7 @@ pub fn parse_policy(text: &str) -> Result<Policy, PolicyError> {
     let File { name, isolate, irqs, default_affinity, on_stop, guest } =
         toml::from_str(text).map_err(|error| at(error.span(), error.message().to_owned()))?;
     let mut guests = Vec::new();
-    for Table { name, cpus, placement, threads } in guest {
+    for Table { name, cpus, placement, threads, emulator, io, vhost } in guest {
         let pins = match cpus.as_ref().map(|cpus| cpus.as_ref().as_str()) {
             None | Some("auto") => Pins::Auto,
             Some("keep") => Pins::Keep,
@@ -66,6 +71,17 @@ pub fn parse_policy(text: &str) -> Result<Policy, PolicyError> {
                 .map(Pins::Cpus)
                 .map_err(|error| at(cpus.as_ref().map(Spanned::span), format!("cpus: {error}")))?,
         };
+        let rule = |key: &str, own: Option<Spanned<String>>| match own.as_ref().or(threads.as_ref()) {
+            None => Ok(Threads::default()),
+            Some(value) => parse_threads(value.as_ref()).map_err(|error| {
+                at(Some(value.span()), format!("{key}: {error}; or \"housekeeping\", \"keep\""))
+            }),
+        };
+        let threads = ThreadRules {
+            emulator: rule("emulator", emulator)?,
+            io: rule("io", io)?,
+            vhost: rule("vhost", vhost)?,
+        };
         guests.push(GuestPolicy { guest: name, pins, placement, threads });
     }
     let [first, ..] = guests.as_slice() else {
@@ -76,6 +92,15 @@ pub fn parse_policy(text: &str) -> Result<Policy, PolicyError> {
     };
     let name = name.unwrap_or_else(|| first.placement.as_str().to_owned());
     Ok(Policy { name, guests, isolate, irqs, default_affinity, on_stop })
+}
+
+/// Where threads of one kind run.
+fn parse_threads(text: &str) -> Result<Threads, NotCpus> {
+    match text {
+        "housekeeping" => Ok(Threads::Housekeeping),
+        "keep" => Ok(Threads::Keep),
+        list => Ok(Threads::Cpus(parse_cpus(list)?.into_iter().collect())),
+    }
 }
 
 /// The line of a byte range; the last line when there is none, because then something is missing.
@@ -93,7 +118,7 @@ mod tests {
     #[test]
     fn a_full_policy() {
         let text = "name = \"direct\"\nisolate = \"threads\"\nirqs = \"keep\"\ndefault-affinity = \"keep\"\non-stop = \"keep\"\n\
-                    [[guest]]\nname = \"vm1\"\ncpus = \"3,2\"\nplacement = \"own\"\nthreads = \"keep\"\n\
+                    [[guest]]\nname = \"vm1\"\ncpus = \"3,2\"\nplacement = \"own\"\nthreads = \"keep\"\nvhost = \"4-5\"\n\
                     [[guest]]\nname = \"vm2\"\nplacement = \"near\"\n";
         let policy = parse_policy(text).unwrap();
         assert_eq!(policy.name, "direct");
@@ -101,7 +126,10 @@ mod tests {
         assert_eq!(policy.default_affinity, Others::Keep);
         assert_eq!(policy.guests[0].pins, Pins::Cpus(vec![CpuId(3), CpuId(2)]));
         assert_eq!(policy.on_stop, OnStop::Keep);
-        assert_eq!(policy.guests[0].threads, Threads::Keep);
+        let vhost = Threads::Cpus([CpuId(4), CpuId(5)].into_iter().collect());
+        let rules = ThreadRules { emulator: Threads::Keep, io: Threads::Keep, vhost };
+        assert_eq!(policy.guests[0].threads, rules);
+        assert_eq!(policy.guests[1].threads, ThreadRules::default());
         assert_eq!((&policy.guests[1].pins, policy.guests[1].placement), (&Pins::Auto, Placement::Near));
     }
 
@@ -120,6 +148,12 @@ mod tests {
             ("[[guest]]\nname = \"a\"\nplacement = \"here\"\n", 3, "unknown variant `here`"),
             ("[[guest]]\nname = \"a\"\ncpus = \"5-\"\nplacement = \"own\"\n", 3, "is not a CPU list"),
             ("[[guest]]\nname = \"a*\"\nplacement = \"own\"\ncpus = \"5\"\n", 4, "a list is for one guest"),
+            (
+                "[[guest]]\nname = \"a\"\nplacement = \"own\"\nio = \"any\"\n",
+                4,
+                "io: \"any\" is not a CPU list",
+            ),
+            ("[[guest]]\nname = \"a\"\nplacement = \"own\"\nthreads = \"\"\n", 4, "the CPU list is empty"),
             ("[[guest]]\nname = \"a\"\n", 1, "missing field `placement`"),
             ("name = \"x\"\n", 1, "no [[guest]] table"),
             ("name = \n", 1, ""),

@@ -125,6 +125,12 @@ mod bpf {
         read_field(task, &OFF_TASK_PID)
     }
 
+    /// `vcpu_id` of a `struct kvm_vcpu`.
+    #[inline(always)]
+    pub(crate) fn id_of(vcpu: u64) -> Option<u32> {
+        read_field(vcpu, &OFF_KVM_VCPU_ID)
+    }
+
     /// Makes the vCPU known, or refreshes an entry that a former thread of the same number left.
     #[inline(never)]
     fn learn(tid: u32, tgid: u32, vcpu_id: u32, ns: u64) -> u32 {
@@ -167,7 +173,7 @@ mod bpf {
     #[raw_tracepoint(tracepoint = "kvm_entry")]
     fn vcpu_entry_raw(ctx: RawTracePointContext) -> i32 {
         let ns = now();
-        if let Some(vcpu_id) = read_field(ctx.arg::<u64>(0), &OFF_KVM_VCPU_ID) {
+        if let Some(vcpu_id) = id_of(ctx.arg(0)) {
             on_entry(vcpu_id, ns);
         }
         0
@@ -244,4 +250,4 @@ mod bpf {
 }
 
 #[cfg(target_arch = "bpf")]
-pub(crate) use bpf::{hinted, of_thread, pid_of, thread_of};
+pub(crate) use bpf::{hinted, id_of, of_thread, pid_of, thread_of};

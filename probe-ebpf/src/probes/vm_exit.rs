@@ -201,12 +201,16 @@ pub(crate) mod bpf {
     #[tracepoint(category = "kvm", name = "kvm_exit")]
     fn exit_tp(ctx: TracePointContext) -> u32 {
         let ns = now();
-        if let (Some(reason), Some(isa)) =
-            (read_record(&ctx, &REC_EXIT_REASON), read_record(&ctx, &REC_EXIT_ISA))
-        {
+        if let Some((reason, isa)) = reason_of(&ctx) {
             on_exit(reason, isa, ns);
         }
         0
+    }
+
+    /// Reason and isa in a record of `kvm_exit`.
+    #[inline(always)]
+    pub(crate) fn reason_of(ctx: &TracePointContext) -> Option<(u32, u32)> {
+        Some((read_record(ctx, &REC_EXIT_REASON)?, read_record(ctx, &REC_EXIT_ISA)?))
     }
 
     #[inline(always)]

@@ -11,4 +11,5 @@ pub mod record;
 pub mod schedule;
 pub mod serve;
 mod service_manager;
+pub mod trace;
 pub mod tune;

@@ -3,7 +3,7 @@
 use super::format;
 use crate::btf::Btf;
 use crate::host::HostRoot;
-use crate::probes::{KernelFacts, PROBES};
+use crate::probes::{KernelFacts, every_hook};
 use probe_ebpf::layout::{FIELDS, INJ_TELLS_REINJECTION, IRQFD_INJECT, MEMBERS, SWITCH_TELLS_STATE};
 use std::collections::BTreeMap;
 use std::fs;
@@ -47,7 +47,7 @@ fn read_btf(root: &HostRoot, facts: &mut KernelFacts) {
             }
         }
     }
-    for hook in PROBES.iter().flat_map(|p| p.hooks) {
+    for hook in every_hook() {
         if let Some(params) = all().find_map(|btf| btf.raw_tracepoint(hook.name()).ok()) {
             facts.raw.insert(hook.name(), params);
         }
@@ -94,7 +94,7 @@ fn read_formats(root: &HostRoot, facts: &mut KernelFacts) {
         }
     };
     let mut formats: BTreeMap<&str, Result<Vec<format::Field>, String>> = BTreeMap::new();
-    for hook in PROBES.iter().flat_map(|p| p.hooks) {
+    for hook in every_hook() {
         let path = tracefs.join("events").join(hook.event).join("format");
         facts.events.insert(hook.event, path.exists());
         formats.insert(

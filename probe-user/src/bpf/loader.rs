@@ -3,6 +3,7 @@
 use super::facts::read_facts;
 use super::maps::Maps;
 use super::object::OBJECT;
+use super::tracer::TraceSizes;
 use crate::host::HostRoot;
 use crate::model::CpuSet;
 use crate::probes::hook::{Candidate, Kind};
@@ -75,7 +76,7 @@ impl Loaded {
     /// [`LoadError`] when nothing can work here; a single probe that cannot is told by its report.
     pub fn new(root: &HostRoot, sizes: Sizes) -> Result<Self, LoadError> {
         let facts = read_facts(root);
-        let mut ebpf = load_object(&facts, sizes)?;
+        let mut ebpf = load_object(&facts, sizes, None)?;
         let mut reports = Vec::with_capacity(PROBES.len());
         for probe in PROBES {
             reports.push(match probe.needs {
@@ -220,11 +221,17 @@ impl Loaded {
     }
 }
 
-fn read_error(map: &'static str, cause: impl std::fmt::Display) -> ReadError {
+pub(super) fn read_error(map: &'static str, cause: impl std::fmt::Display) -> ReadError {
     ReadError { map, cause: cause.to_string() }
 }
 
-fn load_object(facts: &KernelFacts, sizes: Sizes) -> Result<Ebpf, LoadError> {
+/// Loads the object. Without `tracing` the maps of `trace` are as small as the kernel allows.
+pub(super) fn load_object(
+    facts: &KernelFacts,
+    sizes: Sizes,
+    tracing: Option<TraceSizes>,
+) -> Result<Ebpf, LoadError> {
+    let tracing = tracing.unwrap_or(TraceSizes { ring: 1, vcpus: 1, slots: 1 });
     // Offsets are 32-bit globals, addresses 64-bit ones.
     let offsets: Vec<(&str, u32)> =
         facts.globals.iter().filter_map(|(name, value)| Some((*name, u32::try_from(*value).ok()?))).collect();
@@ -250,6 +257,13 @@ fn load_object(facts: &KernelFacts, sizes: Sizes) -> Result<Ebpf, LoadError> {
         ("NOISE", sizes.noise),
         ("NOISE_IDS", sizes.noise),
         ("NOISE_HIST", sizes.noise),
+        ("TRACE_RING", tracing.ring),
+        ("TRACE_VCPUS", tracing.vcpus),
+        ("TRACE_TIDS", tracing.vcpus),
+        // An interrupt source can be moved from vector to vector.
+        ("TRACE_VECTORS", tracing.slots.saturating_mul(4)),
+        ("TRACE_WORK", tracing.slots),
+        ("TRACE_BUSY", tracing.slots),
     ] {
         loader.map_max_entries(map, size);
     }
@@ -294,7 +308,7 @@ fn nothing_guarded(probe: &ProbeSpec) -> ProbeReport {
     ProbeReport { probe: probe.name.to_owned(), verdict, attached: Vec::new() }
 }
 
-fn attach_probe(ebpf: &mut Ebpf, probe: &ProbeSpec, facts: &KernelFacts) -> ProbeReport {
+pub(super) fn attach_probe(ebpf: &mut Ebpf, probe: &ProbeSpec, facts: &KernelFacts) -> ProbeReport {
     let ProbeSpec { name: probe, hooks, .. } = *probe;
     let mut attached = Vec::new();
     let mut missing = Vec::new();

@@ -6,5 +6,7 @@ pub mod format;
 mod loader;
 mod maps;
 mod object;
+mod tracer;
 
 pub use loader::{LoadError, Loaded, Sizes};
+pub use tracer::{TraceSizes, Tracer};

@@ -21,6 +21,7 @@ mod show;
 mod status;
 mod top;
 mod topology;
+mod trace;
 mod tune;
 mod verify;
 
@@ -97,6 +98,8 @@ pub enum Command {
     Status(status::Args),
     /// Judge what disturbs CPUs that were promised to vCPUs; exit code 1 when it is over budget
     Isolation(isolation::Args),
+    /// Show single interrupts, hop by hop, or write them for a trace viewer
+    Trace(trace::Args),
     /// Export all figures to Prometheus until stopped
     Serve(serve::Args),
     /// Print the completion script of a shell
@@ -129,6 +132,7 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Rollback(args) => rollback::run(&globals, &args),
         Command::Status(args) => status::run(&globals, &args),
         Command::Isolation(args) => isolation::run(&globals, &args),
+        Command::Trace(args) => trace::run(&globals, &args),
         Command::Serve(args) => serve::run(&globals, &args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),

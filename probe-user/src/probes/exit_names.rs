@@ -3,7 +3,7 @@
 //! Sources: `arch/x86/include/uapi/asm/vmx.h` and `svm.h` of Linux 6.18. A code without a name keeps its number.
 
 /// `KVM_ISA_VMX` (arch/x86/kvm/trace.h).
-const VMX: u32 = 1;
+pub(super) const VMX: u32 = 1;
 /// `KVM_ISA_SVM`.
 const SVM: u32 = 2;
 

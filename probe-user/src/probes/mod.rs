@@ -8,6 +8,7 @@ mod exit_names;
 pub mod facts;
 pub mod hook;
 pub mod irq_delivery;
+pub mod trace;
 mod user_exit_names;
 pub mod vcpu;
 pub mod vcpu_sched;
@@ -50,6 +51,11 @@ pub enum Needs {
 /// All probes. `vcpu` comes first: others stand on it.
 pub static PROBES: &[&ProbeSpec] =
     &[&vcpu::SPEC, &irq_delivery::SPEC, &vm_exit::SPEC, &vcpu_sched::SPEC, &cpu_noise::SPEC];
+
+/// The hooks of all probes, and of `trace`, which is loaded by itself.
+pub fn every_hook() -> impl Iterator<Item = &'static Hook> {
+    PROBES.iter().copied().chain([&trace::SPEC]).flat_map(|probe| probe.hooks)
+}
 
 /// A name in a fixed array, up to its first zero byte.
 fn text(bytes: &[u8]) -> String {
@@ -216,13 +222,8 @@ mod tests {
     fn names_and_programs_are_unique() {
         let names: BTreeSet<_> = PROBES.iter().map(|p| p.name).collect();
         assert_eq!(names.len(), PROBES.len());
-        let programs: Vec<_> = PROBES
-            .iter()
-            .flat_map(|p| p.hooks)
-            .flat_map(|h| [h.raw, h.classic])
-            .flatten()
-            .map(|v| v.program)
-            .collect();
+        let programs: Vec<_> =
+            every_hook().flat_map(|h| [h.raw, h.classic]).flatten().map(|v| v.program).collect();
         // Of one program at several events the event's arguments tell which it was.
         let programs: BTreeSet<_> = programs.into_iter().collect();
         // The kernel keeps 15 bytes of a program's name.
@@ -241,9 +242,7 @@ mod tests {
             .filter(|global| !OPTIONAL.contains(global))
             .collect();
         let optional: BTreeSet<_> = OPTIONAL.iter().copied().collect();
-        let needed: BTreeSet<_> = PROBES
-            .iter()
-            .flat_map(|p| p.hooks)
+        let needed: BTreeSet<_> = every_hook()
             .flat_map(|h| [h.raw, h.classic])
             .flatten()
             .flat_map(|v| v.needs.iter().copied())

@@ -39,7 +39,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
 };
 
 /// Up to 5.16 the raw arguments are (exit_reason, vcpu, isa), later (vcpu, isa) without the reason.
-fn reason_comes_first(params: &[Param]) -> bool {
+pub(super) fn reason_comes_first(params: &[Param]) -> bool {
     params.len() == 3 && !params[0].type_name.contains('*')
 }
 

@@ -10,3 +10,4 @@ pub mod json;
 pub mod markdown;
 pub mod names;
 pub mod sentence;
+pub mod timeline;

@@ -10,6 +10,7 @@ pub mod isolation;
 pub mod rng;
 pub mod series;
 pub mod summary;
+pub mod timeline;
 
 pub use histogram::Histogram;
 pub use series::{Counter, Labels, Observability, Series, Snapshot};

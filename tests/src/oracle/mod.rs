@@ -3,6 +3,7 @@
 //! Shares no code with the product: it reads ftrace's text, keeps every event, and applies the definitions of
 //! docs/probes.md to them. Times have the microsecond resolution of that text.
 
+pub mod chrome;
 pub mod delivery;
 pub mod exits;
 pub mod guests;

@@ -8,7 +8,8 @@ mod slow_path;
 mod vcpu_thread;
 
 pub(crate) use hard_irq::name_address;
-pub(crate) use vcpu_thread::on_entry;
+pub(crate) use slow_path::is_injection;
+pub(crate) use vcpu_thread::{is_reinjection, on_entry};
 
 use super::{Delivery, DeliveryKey, InIrq, STAGES, Slot, SlotKey, Stage};
 use crate::control::Lost;

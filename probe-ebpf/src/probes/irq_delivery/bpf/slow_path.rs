@@ -25,14 +25,17 @@ static IRQFD_INJECT: u64 = 0;
 fn irq_slow_raw(ctx: RawTracePointContext) -> i32 {
     let Some(irq) = own_element(&IN_IRQ) else { return 0 };
     let work = ctx.arg::<u64>(2);
-    if irq.slot != 0
-        && let Some(function) = read_field::<u64>(work, &OFF_WORK_FUNC)
-        && function == global(&IRQFD_INJECT)
-    {
+    if irq.slot != 0 && is_injection(work) {
         irq.slow += 1;
         queued(irq, work);
     }
     0
+}
+
+/// Whether work injects an interrupt for an irqfd.
+#[inline(always)]
+pub(crate) fn is_injection(work: u64) -> bool {
+    read_field::<u64>(work, &OFF_WORK_FUNC).is_some_and(|function| function == global(&IRQFD_INJECT))
 }
 
 #[inline(always)]

@@ -19,10 +19,15 @@ static INJ_TELLS_REINJECTION: u32 = 0;
 // match-proto:v6.1:arch/x86/kvm/trace.h:kvm_inj_virq(unsigned int vector, bool soft, bool reinjected)
 #[raw_tracepoint(tracepoint = "kvm_inj_virq")]
 fn irq_inject_raw(ctx: RawTracePointContext) -> i32 {
-    // A bool argument leaves the upper bytes of its 64-bit place undefined.
-    let reinjected = global(&INJ_TELLS_REINJECTION) != 0 && ctx.arg::<u64>(2) & 0xff != 0;
-    inject(ctx.arg(0), reinjected);
+    inject(ctx.arg(0), is_reinjection(&ctx));
     0
+}
+
+/// Whether the kernel says so.
+#[inline(always)]
+pub(crate) fn is_reinjection(ctx: &RawTracePointContext) -> bool {
+    // A bool argument leaves the upper bytes of its 64-bit place undefined.
+    global(&INJ_TELLS_REINJECTION) != 0 && ctx.arg::<u64>(2) & 0xff != 0
 }
 
 #[tracepoint(category = "kvm", name = "kvm_inj_virq")]

@@ -82,7 +82,7 @@ pub fn check(document: &Value) -> Result<Contents> {
         ensure!(named.contains(&(*pid, *tid)), "track {pid}/{tid} has no thread_name");
         ensure!(known.contains(pid), "process {pid} has no process_name");
     }
-    spans.values_mut().try_for_each(nested)?;
+    spans.values_mut().try_for_each(|spans| nested(spans))?;
     Ok(contents)
 }
 
@@ -99,7 +99,7 @@ fn nanos(value: &Value, place: &dyn Fn() -> String) -> Result<u64> {
 }
 
 /// Whether of any two events of a track one holds the other, or they do not meet.
-fn nested(spans: &mut Vec<(u64, u64, String)>) -> Result<()> {
+fn nested(spans: &mut [(u64, u64, String)]) -> Result<()> {
     // Of two that begin together the longer one is outside.
     spans.sort_by_key(|(from, until, _)| (*from, std::cmp::Reverse(*until)));
     let mut stack: Vec<&(u64, u64, String)> = Vec::new();

@@ -34,8 +34,8 @@ fn same(event: &trace::Event<'_>, hop: &Value, interrupt: &Value, vcpu_tids: &BT
         |key: &str| event.value(key).and_then(|tid| tid.parse().ok()).is_some_and(|t| vcpu_tids.contains(&t));
     let vector = number(&interrupt["guest_vector"]);
     let place = || {
-        event.cpu.to_string() == hop["cpu"].to_string()
-            && event.tid.to_string() == hop["tid"].to_string()
+        hop["cpu"] == event.cpu
+            && hop["tid"] == event.tid
             && hop["event"].as_str().unwrap().ends_with(&format!(":{}", event.name))
     };
     place()

@@ -92,7 +92,7 @@ fn trace_queue_raw(ctx: RawTracePointContext) -> i32 {
         return 0;
     }
     let id = inside.id;
-    if TRACE_WORK.insert(work, &*inside, 0).is_err()
+    if TRACE_WORK.insert(work, *inside, 0).is_err()
         || TRACE_BUSY.insert(SlotKey { vf: id.vf, slot: id.slot }, 1, 0).is_err()
     {
         dropped(Dropped::WorkFull);
@@ -166,7 +166,7 @@ fn accept(id: Id, tid: u32, vector: u32, vcpu: &mut TracedVcpu, ns: u64) -> bool
         Some(state) => state,
         None => {
             let fresh = Vector { waiting: none, accept_ns: 0, late: none, service: none };
-            if TRACE_VECTORS.insert(key, &fresh, 0).is_err() {
+            if TRACE_VECTORS.insert(key, fresh, 0).is_err() {
                 dropped(Dropped::VectorsFull);
                 return false;
             }

@@ -166,7 +166,7 @@ fn learn(tgid: u32, tid: u32, vcpu_id: u32) -> bool {
         vector: 0,
         pad: 0,
     };
-    TRACE_VCPUS.insert(tid, &fresh, 0).is_ok() && TRACE_TIDS.insert(VcpuKey { tgid, vcpu_id }, tid, 0).is_ok()
+    TRACE_VCPUS.insert(tid, fresh, 0).is_ok() && TRACE_TIDS.insert(VcpuKey { tgid, vcpu_id }, tid, 0).is_ok()
 }
 
 // match-proto:v5.15:arch/x86/kvm/trace.h:kvm_eoi(struct kvm_lapic *apic, int vector)

@@ -27,6 +27,11 @@ fn interrupts(document: &Value) -> &[Value] {
     document["interrupts"].as_array().unwrap()
 }
 
+/// Whether an event is about a vCPU's thread, and not about one interrupt.
+fn is_shared(event: &str) -> bool {
+    event.starts_with("sched") || ["kvm_exit", "kvm_entry", "kvm_vcpu_wakeup"].contains(&event)
+}
+
 /// Whether an event of the capture says the same as a hop of an interrupt.
 fn same(event: &trace::Event<'_>, hop: &Value, interrupt: &Value, vcpu_tids: &BTreeSet<u32>) -> bool {
     let what = hop["what"].as_str().unwrap();
@@ -74,16 +79,13 @@ fn every_hop_is_in_the_capture() {
         for hop in interrupt["hops"].as_array().unwrap() {
             let ns = number(&interrupt["raised_ns"]) + number(&hop["at_ns"]);
             let near = events.iter().enumerate().filter(|(_, event)| event.ns.abs_diff(ns) <= FAR_NS);
-            let fits = near.filter(|(_, event)| same(event, hop, interrupt, &vcpu_tids));
+            // What happens to a vCPU belongs to each interrupt that waits for it, everything else to one alone.
+            let free = near.filter(|(at, event)| is_shared(event.name) || !used.contains(at));
+            let fits = free.filter(|(_, event)| same(event, hop, interrupt, &vcpu_tids));
             match fits.min_by_key(|(_, event)| event.ns.abs_diff(ns)) {
                 Some((at, event)) => {
                     distances.push(event.ns.abs_diff(ns));
-                    // What happens to a vCPU belongs to each interrupt that waits for it, the rest to one.
-                    let shared = event.name.starts_with("sched")
-                        || ["kvm_exit", "kvm_entry", "kvm_vcpu_wakeup"].contains(&event.name);
-                    if !shared && !used.insert(at) {
-                        missing.push(format!("told twice: {event:?} {interrupt}"));
-                    }
+                    used.insert(at);
                 }
                 None => missing.push(format!("not in the capture: {hop} of {}", interrupt["raised_ns"])),
             }

@@ -21,5 +21,5 @@ mod vectors;
 pub use error::PlanError;
 pub use planner::{Facts, plan};
 pub use policy::{GuestPolicy, Isolate, Others, Pins, Placement, Policy, ThreadRules, Threads};
-pub use policy_file::{PolicyError, parse_policy};
+pub use policy_file::{PolicyError, line_of, parse_policy};
 pub use step::{IrqTarget, Need, PLAN_SCHEMA, Plan, Role, Step, Target, TargetKey, ThreadTarget, VectorName};

@@ -189,16 +189,16 @@ mod tests {
             command.args(["--force-depends", "--force-bad-path", "--log=/dev/null"]).args(words).arg(package);
             stdout_of(&mut command).unwrap()
         };
-        let (installed, settings) = (file("root/usr/bin/vfprobe"), file("root/etc/default/vfprobe"));
+        let (installed, settings) = (file("root/usr/bin/vfprobe"), file("root/etc/vfprobe/vfprobe.toml"));
         dpkg(&["--install"], &file("old.deb"));
         assert!(installed.is_file());
-        fs::write(&settings, "VFPROBE_SERVE_OPTIONS=--fold vcpu\n").unwrap();
+        fs::write(&settings, "bounds = \"coarse\"\n").unwrap();
         dpkg(&["--install"], &file("new.deb"));
         let listed = dpkg(&["--status"], Path::new("vfprobe"));
         assert!(listed.contains("Version: 1.2.4-1") && listed.contains("install ok installed"), "{listed}");
-        assert_eq!(fs::read_to_string(&settings).unwrap(), "VFPROBE_SERVE_OPTIONS=--fold vcpu\n");
+        assert_eq!(fs::read_to_string(&settings).unwrap(), "bounds = \"coarse\"\n");
         // Only the settings differ from what was packaged.
-        assert_eq!(dpkg(&["--verify"], Path::new("vfprobe")), "??5?????? c /etc/default/vfprobe");
+        assert_eq!(dpkg(&["--verify"], Path::new("vfprobe")), "??5?????? c /etc/vfprobe/vfprobe.toml");
         dpkg(&["--remove"], Path::new("vfprobe"));
         assert!(!installed.exists() && settings.exists());
         dpkg(&["--purge"], Path::new("vfprobe"));

@@ -31,8 +31,7 @@ pub(super) struct Made {
 
 const UNIT: &str = "packaging/vfprobe.service";
 const LICENCES: [&str; 3] = ["LICENSE-APACHE", "LICENSE-GPL", "LICENSE-MIT"];
-/// Files for `/etc`, in their places.
-const SETTINGS: &str = "packaging/etc";
+const SETTINGS: &str = "packaging/vfprobe.toml";
 
 /// Distributions, where they differ in what goes where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,10 +58,12 @@ pub(super) fn tarball(root: &Path, made: &Made) -> Result<Vec<Entry>> {
         entry("THIRD-PARTY.txt", third_party.clone().into_bytes()),
     ];
     entries.extend(manual.iter().map(|(name, page)| entry(&format!("man/{name}"), page.clone())));
-    for file in LICENCES.into_iter().chain(["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", UNIT]) {
+    for file in
+        LICENCES.into_iter().chain(["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", UNIT, SETTINGS])
+    {
         entries.push(entry(file, read(&root.join(file))?));
     }
-    for folder in ["docs", "dashboards", SETTINGS] {
+    for folder in ["docs", "dashboards"] {
         entries.extend(tree(root, folder, folder)?);
     }
     Ok(sorted(entries))
@@ -77,6 +78,7 @@ pub(super) fn system(root: &Path, made: &Made, family: Family) -> Result<Vec<Ent
         Family::Rpm => "site-functions",
     };
     let mut entries = vec![
+        entry("etc/vfprobe/vfprobe.toml", read(&root.join(SETTINGS))?),
         program("usr/bin/vfprobe", binary),
         entry("usr/lib/systemd/system/vfprobe.service", read(&root.join(UNIT))?),
         entry("usr/share/bash-completion/completions/vfprobe", bash.clone()),
@@ -98,7 +100,6 @@ pub(super) fn system(root: &Path, made: &Made, family: Family) -> Result<Vec<Ent
     }
     entries.extend(tree(root, "docs", &format!("{documents}/docs"))?);
     entries.extend(tree(root, "dashboards", "usr/share/vfprobe/dashboards")?);
-    entries.extend(tree(root, SETTINGS, "etc")?);
     Ok(sorted(entries))
 }
 
@@ -197,15 +198,15 @@ mod tests {
                     "dashboards/prometheus/vfprobe.alerts.yml",
                     "docs/operations.md",
                     "man/vfprobe.1",
-                    "packaging/etc/default/vfprobe",
                     "packaging/vfprobe.service",
+                    "packaging/vfprobe.toml",
                 ][..],
             ),
             (
                 system(Family::Debian),
                 "usr/bin/vfprobe",
                 &[
-                    "etc/default/vfprobe",
+                    "etc/vfprobe/vfprobe.toml",
                     "usr/lib/systemd/system/vfprobe.service",
                     "usr/share/bash-completion/completions/vfprobe",
                     "usr/share/doc/vfprobe/THIRD-PARTY.txt",
@@ -220,7 +221,7 @@ mod tests {
                 system(Family::Rpm),
                 "usr/bin/vfprobe",
                 &[
-                    "etc/default/vfprobe",
+                    "etc/vfprobe/vfprobe.toml",
                     "usr/lib/systemd/system/vfprobe.service",
                     "usr/share/licenses/vfprobe/LICENSE-MIT",
                     "usr/share/man/man1/vfprobe.1.gz",
@@ -246,12 +247,11 @@ mod tests {
             let entries = system(root(), &made(), family).unwrap();
             let unit = entries.iter().find(|entry| entry.path.ends_with(".service")).unwrap();
             let unit = String::from_utf8(unit.content.clone()).unwrap();
-            for (key, expected) in
-                [("ExecStart=/", "usr/bin/vfprobe"), ("EnvironmentFile=-/", "etc/default/vfprobe")]
-            {
-                let line = unit.lines().find_map(|line| line.strip_prefix(key)).unwrap();
-                assert_eq!(line.split(' ').next(), Some(expected));
-                assert!(paths(&entries).contains(&expected), "{expected}");
+            let line = unit.lines().find_map(|line| line.strip_prefix("ExecStart=/")).unwrap();
+            let words: Vec<&str> = line.split(' ').collect();
+            let [program, "serve", "--config", settings] = words[..] else { panic!("{line}") };
+            for path in [program, settings.trim_start_matches('/')] {
+                assert!(paths(&entries).contains(&path), "{path}");
             }
         }
     }

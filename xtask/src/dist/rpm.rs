@@ -82,12 +82,7 @@ mod tests {
 
     #[test]
     fn only_folders_with_the_package_s_name_are_its_own() {
-        let paths = [
-            "usr/bin/vfprobe",
-            "usr/share/doc/vfprobe/docs/a.md",
-            "usr/share/vfprobe/b",
-            "etc/default/vfprobe",
-        ];
+        let paths = ["usr/bin/vfprobe", "usr/share/doc/vfprobe/docs/a.md", "usr/share/vfprobe/b", "etc/x"];
         let expected = ["usr/share/doc/vfprobe", "usr/share/doc/vfprobe/docs", "usr/share/vfprobe"];
         assert_eq!(own_folders(paths.into_iter()), expected.into());
     }
@@ -129,7 +124,10 @@ mod tests {
         let install = ["--nodeps", "--noscripts", "--justdb", "--ignoreos"];
         let with = |action: &'static str| [&[action][..], &install].concat();
         rpm(&["--checksig", "--nosignature"], &file("old.rpm"));
-        assert_eq!(rpm(&["--query", "--package", "--configfiles"], &file("old.rpm")), "/etc/default/vfprobe");
+        assert_eq!(
+            rpm(&["--query", "--package", "--configfiles"], &file("old.rpm")),
+            "/etc/vfprobe/vfprobe.toml"
+        );
         let scripts = rpm(&["--query", "--package", "--scripts"], &file("old.rpm"));
         for kind in ["postinstall", "preuninstall", "postuninstall"] {
             assert!(scripts.contains(&format!("{kind} scriptlet (using /bin/sh):")), "{scripts}");

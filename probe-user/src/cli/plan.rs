@@ -21,7 +21,7 @@ pub struct Args {
 /// Plans and prints.
 pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
     let policy = args.policy.policy()?;
-    let plan = make_plan(&HostRoot::live(), &StateDir::new(&globals.state_dir), &policy);
+    let plan = make_plan(&HostRoot::live(), &StateDir::new(globals.state_dir()), &policy);
     let plan = plan.map_err(failures::plan)?;
     let text = if args.json { to_json(&plan)? } else { to_text(&plan) };
     print(text.as_bytes())

@@ -50,7 +50,7 @@ struct Line<'a> {
 
 /// Undoes everything on record.
 pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
-    let (root, state) = (HostRoot::live(), StateDir::new(&globals.state_dir));
+    let (root, state) = (HostRoot::live(), StateDir::new(globals.state_dir()));
     if args.dry_run {
         return dry_run(&state);
     }

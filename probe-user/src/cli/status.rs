@@ -38,7 +38,7 @@ pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
 }
 
 pub(super) fn show(globals: &Globals, args: &Args, lists: Lists) -> Result<Exit, Failure> {
-    let found = control::in_force(&HostRoot::live(), &StateDir::new(&globals.state_dir));
+    let found = control::in_force(&HostRoot::live(), &StateDir::new(globals.state_dir()));
     let in_force = found.map_err(Failure::cannot_run)?;
     let holds = in_force.as_ref().is_none_or(InForce::holds);
     let text = if args.json {

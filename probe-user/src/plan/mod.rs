@@ -23,5 +23,5 @@ pub use error::PlanError;
 pub use knobs::FoundKnobs;
 pub use planner::{Facts, plan};
 pub use policy::{GuestPolicy, Isolate, Knobs, Others, Pins, Placement, Policy, ThreadRules, Threads};
-pub use policy_file::{PolicyError, parse_policy};
+pub use policy_file::{PolicyError, line_of, parse_policy};
 pub use step::{IrqTarget, Need, PLAN_SCHEMA, Plan, Role, Step, Target, TargetKey, ThreadTarget, VectorName};

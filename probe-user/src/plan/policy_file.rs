@@ -151,8 +151,9 @@ fn parse_threads(text: &str) -> Result<Threads, NotCpus> {
     }
 }
 
-/// The line of a byte range; the last line when there is none, because then something is missing.
-fn line_of(text: &str, span: Option<Range<usize>>) -> usize {
+/// The line of a byte range in a TOML text, counted from 1; the last line when there is none, because then something is missing.
+#[must_use]
+pub fn line_of(text: &str, span: Option<Range<usize>>) -> usize {
     let before = span.and_then(|span| text.get(..span.start)).unwrap_or(text.trim_end());
     before.matches('\n').count() + 1
 }

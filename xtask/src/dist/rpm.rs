@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     fn only_folders_with_the_package_s_name_are_its_own() {
-        let paths = ["usr/bin/vfprobe", "usr/share/doc/vfprobe/docs/a.md", "usr/share/vfprobe/b", "etc/x"];
+        let paths = ["usr/bin/vfprobe", "usr/share/doc/vfprobe/docs/a", "usr/share/vfprobe/b", "etc/x"];
         let expected = ["usr/share/doc/vfprobe", "usr/share/doc/vfprobe/docs", "usr/share/vfprobe"];
         assert_eq!(own_folders(paths.into_iter()), expected.into());
     }

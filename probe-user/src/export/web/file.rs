@@ -302,7 +302,7 @@ mod tests {
             (&format!("{tls}  min_version: TLS13\n  max_version: TLS12\n"), 2, "newer than max_version"),
             (&format!("{tls}  client_allowed_sans: [a]\n"), 4, "client_allowed_sans: not offered here"),
             (&format!("{tls}  cipher_suites: [a]\n"), 4, "cipher_suites: not offered here"),
-            ("basic_auth_users:\n  a: \"b\n", 3, ""),
+            ("basic_auth_users:\n  a: \"b\n", 2, "unclosed quote"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.what.contains(part), "{text:?}: {error}");

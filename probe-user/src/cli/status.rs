@@ -95,16 +95,17 @@ fn found(check: &Check) -> String {
 mod tests {
     use super::*;
     use crate::cli::documented;
+    use crate::model::CpuSet;
     use crate::plan::{Need, Target};
 
     #[test]
     fn the_documented_example_is_what_is_printed() {
         let (text, example) = documented("vfprobe status --json, vfprobe verify --json");
-        let cpus = |list: &str| list.parse().unwrap();
+        let cpus = |list: &str| list.parse::<CpuSet>().unwrap();
         let realities = [
             Reality::AsAsked { effective: Some(cpus("2")) },
             Reality::Pending { effective: cpus("0") },
-            Reality::Drifted { found: cpus("0-3") },
+            Reality::Drifted { found: cpus("0-3").into() },
             Reality::Gone,
             Reality::Unreadable { error: "cannot read /proc/257/task/257/stat".to_owned() },
         ];
@@ -138,9 +139,9 @@ mod tests {
 
     #[test]
     fn tables() {
-        let cpus = |list: &str| list.parse().unwrap();
+        let cpus = |list: &str| list.parse::<CpuSet>().unwrap();
         let check =
-            |reality, need| Check { target: Target::DefaultAffinity, asked: cpus("2"), reality, need };
+            |reality, need| Check { target: Target::DefaultAffinity, asked: cpus("2").into(), reality, need };
         let mut in_force = InForce {
             configs: vec!["own".to_owned()],
             guests: vec!["vm1".to_owned()],
@@ -158,7 +159,7 @@ mod tests {
             "own for vm1, guarded CPUs 2\n  default mask of new interrupts  asked 2  as asked, fires on 2\n  \
              default mask of new interrupts  asked 2  gone\n2 settings, all as asked\n"
         );
-        in_force.checks.push(check(Reality::Drifted { found: cpus("1") }, Need::Required));
+        in_force.checks.push(check(Reality::Drifted { found: cpus("1").into() }, Need::Required));
         assert!(!in_force.holds());
         assert_eq!(
             to_text(&in_force, Lists::Drift),

@@ -1,4 +1,4 @@
-//! A web config as text: YAML, as Prometheus' exporter-toolkit has it (docs/web-configuration.md there). What is known but
+//! A web config as text: YAML, as Prometheus' exporter-toolkit has it. What is known but
 //! not offered is refused with the reason, what is not known is refused: nothing that guards is passed over.
 
 use hyper::HeaderMap;

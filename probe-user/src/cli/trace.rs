@@ -65,7 +65,7 @@ pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
     if let Some(reason) = traced.blind() {
         return Err(Failure::cannot_run(anyhow!("interrupts cannot be traced: {reason}")));
     }
-    let paint = Paint::stdout(globals.color);
+    let paint = Paint::stdout(globals.color());
     let text = match &args.perfetto {
         Some(path) => {
             write(path, &traced)?;

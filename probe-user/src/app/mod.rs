@@ -4,6 +4,7 @@ pub mod control;
 pub mod guests;
 pub mod interrupt;
 pub mod isolation;
+pub mod loads;
 pub mod observe;
 mod own_cost;
 pub mod reconcile;

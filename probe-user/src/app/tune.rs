@@ -5,6 +5,7 @@
 
 use super::control::make_plan;
 use super::interrupt::Interrupts;
+use super::loads::Load;
 use super::record::{self, Finished, Progress, RecordError, RunRequest};
 use super::schedule::schedule;
 use crate::apply::{
@@ -16,7 +17,6 @@ use crate::model::CpuSet;
 use crate::plan::{PlanError, Policy};
 use crate::session::{Config, SessionError, Writer};
 use crate::workload::Echo;
-use std::time::Duration;
 use tracing::warn;
 
 /// The host as it is found.
@@ -38,16 +38,13 @@ pub struct TuneRequest<'a> {
     pub guest: &'a str,
     /// Configurations, the baseline among them.
     pub tries: &'a [Try],
-    /// Runs of each.
+    /// Runs of each under each load.
     pub repeats: usize,
-    /// Length of a run.
-    pub duration: Duration,
-    /// Time between the workload's start and the window.
-    pub warm_up: Duration,
     /// Seed of the order.
     pub seed: u64,
-    /// The workload, started anew for each run.
-    pub command: &'a [String],
+    /// What runs are made under, one after the other each time that a configuration is in force; a command is started anew
+    /// for each run.
+    pub loads: &'a [Load],
     /// Whether its output is shown.
     pub echo: Echo,
 }
@@ -55,12 +52,25 @@ pub struct TuneRequest<'a> {
 /// What is going on; handed to whoever shows it.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// A run begins: its position, their number, its configuration.
-    Begin(usize, usize, &'a str),
+    /// A run begins.
+    Begin(&'a Place<'a>),
     /// It goes on.
     Progress(&'a Progress<'a>),
     /// It is over.
-    End(usize, usize, &'a str, &'a Finished),
+    End(&'a Place<'a>, &'a Finished),
+}
+
+/// A run's place in its session.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// Its position, from 0.
+    pub number: usize,
+    /// How many runs there are.
+    pub of: usize,
+    /// Its configuration.
+    pub config: &'a str,
+    /// What it is made under.
+    pub load: &'a Load,
 }
 
 /// A session that could not be finished. The host is as it was, unless the error says otherwise.
@@ -179,28 +189,32 @@ impl Session<'_> {
         show: &mut dyn FnMut(Event<'_>),
     ) -> Result<(), TuneError> {
         let order = schedule(request.tries.len(), request.repeats, request.seed);
-        for (number, index) in order.iter().copied().enumerate() {
+        let each = order.iter().flat_map(|index| request.loads.iter().map(move |load| (*index, load)));
+        let of = order.len() * request.loads.len();
+        for (number, (index, load)) in each.enumerate() {
             let one = &request.tries[index];
-            show(Event::Begin(number, order.len(), &one.name));
+            let place = Place { number, of, config: &one.name, load };
+            show(Event::Begin(&place));
             self.switch(index, one, interrupts)?;
             let changes = self.in_force.as_ref().map(|(_, changes)| changes.clone()).unwrap_or_default();
             let run = RunRequest {
                 config: &one.name,
                 order: u32::try_from(number).unwrap_or(u32::MAX),
+                load: load.name.as_deref(),
                 seed: Some(request.seed),
                 changes,
                 guest: Some(request.guest),
                 // Noise is a matter of `isolation`: a hundred more series would blur the verdict on this guest.
                 guarded: CpuSet::new(),
-                duration: Some(request.duration),
-                warm_up: request.warm_up,
-                command: request.command,
+                duration: Some(load.duration),
+                warm_up: load.warm_up,
+                command: &load.command,
                 echo: request.echo,
             };
             let mut progress = |p: &Progress<'_>| show(Event::Progress(p));
             let remarks = || self.drift();
             let finished = record::record_run(self.root, writer, &run, &remarks, &mut progress).await?;
-            show(Event::End(number, order.len(), &one.name, &finished));
+            show(Event::End(&place, &finished));
             if finished.interrupted || interrupts.raised() {
                 return Err(TuneError::Interrupted);
             }

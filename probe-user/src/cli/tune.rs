@@ -2,19 +2,23 @@
 
 use super::paint::Paint;
 use super::{Exit, Failure, Globals, compare::Output, duration, failures, print, progress};
-use crate::app::tune::{self, BASELINE, Event, Try, TuneError, TuneRequest};
+use crate::app::loads::{self, Load};
+use crate::app::tune::{self, BASELINE, Event, Place, Try, TuneError, TuneRequest};
 use crate::app::{guests, record};
 use crate::apply::{ApplyError, StateDir};
-use crate::host::{HostRoot, read_topology};
+use crate::host::{HostError, HostRoot, read_guest_addresses, read_topology};
+use crate::model::topology::Guest;
 use crate::plan::policy::parse_cpus;
 use crate::plan::{Isolate, Pins, Placement, Policy};
+use crate::report::aims::aims;
 use crate::report::assess::{Assessment, Named, assess, pairs_within};
 use crate::session;
 use crate::stats::compare::{Detail, Verdict};
 use crate::workload::Echo;
 use anyhow::{Context as _, anyhow};
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Arguments of `tune`.
 #[derive(Debug, clap::Args)]
@@ -34,7 +38,14 @@ pub struct Args {
     /// Runs of each configuration
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
     repeat: u16,
-    /// Length of each run
+    /// Make the loads of an experiment instead of COMMAND's: `paper` measures throughput by iperf3 and delay by ping.
+    /// COMMAND then stands in front of theirs, such as `ssh peer`; the guest runs `iperf3 -s`
+    #[arg(long, value_name = "NAME")]
+    preset: Option<Preset>,
+    /// The guest's address for --preset [default: where this host last reached one of its VFs]
+    #[arg(long, value_name = "ADDRESS", requires = "preset")]
+    target: Option<IpAddr>,
+    /// Length of each run; --preset takes whole seconds
     #[arg(short, long, value_name = "TIME", default_value = "10s", value_parser = duration::parse)]
     duration: Duration,
     /// Time between the start of COMMAND and counting
@@ -56,26 +67,33 @@ pub struct Args {
     command: Vec<String>,
 }
 
+/// Experiments that are built in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Preset {
+    /// Throughput by iperf3 and delay by ping, before and after.
+    Paper,
+}
+
 /// Runs the session and tells its verdict.
 pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
     let (root, state) = (HostRoot::live(), StateDir::new(&globals.state_dir));
     let topology = read_topology(&root);
-    let guest = guests::find(&topology, &args.guest).map_err(Failure::usage)?.name.clone();
+    let found = guests::find(&topology, &args.guest).map_err(Failure::usage)?;
+    let guest = found.name.clone();
     let tries = tries(args, &guest)?;
+    let loads = loads(args, &root, found)?;
     let path =
         args.output.clone().unwrap_or_else(|| format!("vfprobe-{}.vfprobe", record::file_stamp()).into());
     let request = TuneRequest {
         guest: &guest,
         tries: &tries,
         repeats: args.repeat.into(),
-        duration: args.duration,
-        warm_up: args.warm_up,
         seed: args.seed.unwrap_or_else(record::unix_ms),
-        command: &args.command,
+        loads: &loads,
         echo: if globals.verbose > 0 { Echo::ToStderr } else { Echo::No },
     };
     let mut writer = record::create_session(&root, &path).map_err(failures::session)?;
-    let mut screen = Screen { globals, bar: None, length: args.duration };
+    let mut screen = Screen { globals, bar: None, began: Instant::now() };
     let result = super::runtime()?
         .block_on(tune::tune(&root, &state, &mut writer, &request, &mut |event| screen.show(&event)));
     screen.clear();
@@ -88,6 +106,38 @@ pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
         return Err(failure(error));
     }
     finish(globals, args, &root, &state, &tries, &path)
+}
+
+/// What runs are made under.
+fn loads(args: &Args, root: &HostRoot, guest: &Guest) -> Result<Vec<Load>, Failure> {
+    let Args { duration, warm_up, command, .. } = args;
+    let (duration, warm_up) = (*duration, *warm_up);
+    match args.preset {
+        None => Ok(vec![Load { name: None, command: command.clone(), warm_up, duration }]),
+        Some(Preset::Paper) => {
+            let target = match args.target {
+                Some(target) => target,
+                None => IpAddr::V4(only_address(read_guest_addresses(root, guest), &guest.name)?),
+            };
+            Ok(loads::paper(target, command, warm_up, duration).to_vec())
+        }
+    }
+}
+
+fn only_address(found: Result<Vec<Ipv4Addr>, HostError>, guest: &str) -> Result<Ipv4Addr, Failure> {
+    match found.map_err(Failure::cannot_run)?[..] {
+        [one] => Ok(one),
+        [] => Err(Failure::usage(anyhow!(
+            "the address of {guest} is not known here (its VFs' MACs are not in this host's ARP table); name it with --target"
+        ))),
+        ref several => {
+            let list: Vec<String> = several.iter().map(ToString::to_string).collect();
+            Err(Failure::usage(anyhow!(
+                "{guest} has several addresses ({}); choose one with --target",
+                list.join(", ")
+            )))
+        }
+    }
 }
 
 /// The baseline and one configuration per placement.
@@ -120,26 +170,27 @@ fn tries(args: &Args, guest: &str) -> Result<Vec<Try>, Failure> {
 struct Screen<'a> {
     globals: &'a Globals,
     bar: Option<progress::Bar>,
-    length: Duration,
+    began: Instant,
 }
 
 impl Screen<'_> {
     fn show(&mut self, event: &Event<'_>) {
         match event {
-            Event::Begin(number, of, config) => {
-                let what = format!("{}/{of} {config}", number + 1);
-                self.bar = Some(progress::Bar::new(self.globals, &what, Some(self.length)));
+            Event::Begin(place) => {
+                let left = remaining(self.began.elapsed(), place);
+                let what = format!("{}/{} {}, {left}", place.number + 1, place.of, name_of(place));
+                self.bar = Some(progress::Bar::new(self.globals, &what, Some(place.load.duration)));
             }
             Event::Progress(p) => {
                 if let Some(bar) = &self.bar {
                     bar.show(p);
                 }
             }
-            Event::End(number, of, config, finished) => {
+            Event::End(place, finished) => {
                 self.clear();
                 if !self.globals.quiet {
                     let figures = progress::headline(&finished.snapshot);
-                    eprintln!("run {:>3}/{of}  {config:<14} {figures}", number + 1);
+                    eprintln!("run {:>3}/{}  {:<14} {figures}", place.number + 1, place.of, name_of(place));
                     for remark in &finished.end.remarks {
                         eprintln!("             {remark}");
                     }
@@ -152,6 +203,21 @@ impl Screen<'_> {
         if let Some(bar) = self.bar.take() {
             bar.clear();
         }
+    }
+}
+
+fn name_of(place: &Place<'_>) -> String {
+    session::Part { config: place.config, load: place.load.name.as_deref() }.to_string()
+}
+
+/// How long the rest of a session takes, as its runs so far did; before the first, as they are asked for.
+fn remaining(elapsed: Duration, place: &Place<'_>) -> String {
+    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    let (done, left) = (count(place.number), count(place.of.saturating_sub(place.number)));
+    let each = elapsed.checked_div(done).unwrap_or(place.load.warm_up + place.load.duration);
+    match each.saturating_mul(left).as_secs() {
+        seconds @ 0..=99 => format!("about {seconds} s left"),
+        seconds => format!("about {} min left", seconds.div_ceil(60)),
     }
 }
 
@@ -224,16 +290,24 @@ struct Conclusion<'a> {
 }
 
 fn conclude<'a>(assessments: &[Assessment<'a>], format: &Output) -> Conclusion<'a> {
+    let tables = aims(assessments);
     let mut broken = Vec::new();
     let mut best: Option<(f64, &'a str)> = None;
-    for assessment in assessments {
-        let lines = format.broken(assessment);
-        let compared = &assessment.headline.compared;
-        let fit = lines.is_empty() && compared.verdict == Verdict::Better;
-        let ratio = compared.estimate.filter(|_| fit).map(|e| e.ratio);
+    // Comparisons of one configuration under several loads follow each other.
+    for one in assessments.chunk_by(|a, b| a.after.config == b.after.config) {
+        let after = &one[0].after;
+        let lines: Vec<String> = one.iter().flat_map(|assessment| format.broken(assessment)).collect();
+        let (verdict, ratio) = match tables.iter().find(|table| table.after == after.name) {
+            Some(table) => (table.verdict(), table.gain()),
+            None => {
+                let compared = &one[0].headline.compared;
+                (compared.verdict, compared.estimate.map(|e| e.ratio))
+            }
+        };
+        let ratio = ratio.filter(|_| lines.is_empty() && verdict == Verdict::Better);
         broken.extend(lines);
         if let Some(ratio) = ratio.filter(|ratio| best.is_none_or(|(least, _)| *ratio < least)) {
-            best = Some((ratio, assessment.after.config));
+            best = Some((ratio, after.config));
         }
     }
     Conclusion { broken, best: best.map(|(_, config)| config) }
@@ -269,6 +343,48 @@ mod tests {
             for line in &found.broken {
                 assert!(line.starts_with("fail-if ") && line.contains(" against baseline: "), "{line}");
             }
+        }
+    }
+
+    #[test]
+    fn under_several_loads_their_aims_decide() {
+        for (others, best) in [
+            (&[("own", 0.5, 1.24)][..], Some("own")),
+            (&[("near", 0.7, 1.1), ("own", 0.4, 1.3)], Some("own")),
+            (&[("own", 0.3, 0.5)], None),
+            (&[("own", 1.0, 1.0)], None),
+        ] {
+            let session = sample::loads(5, others);
+            let pairs = pairs_within(Named { file: "f", session: &session }, Some(BASELINE), None).unwrap();
+            let assessments: Vec<_> =
+                pairs.into_iter().map(|pair| assess(pair, Detail::Folded, None)).collect();
+            assert_eq!(conclude(&assessments, &Output::default()).best, best, "{others:?}");
+        }
+    }
+
+    #[test]
+    fn remaining_time_follows_the_runs_made() {
+        let load = Load {
+            name: None,
+            command: Vec::new(),
+            warm_up: Duration::from_secs(1),
+            duration: Duration::from_secs(9),
+        };
+        for (number, elapsed, text) in
+            [(0, 0, "about 2 min left"), (5, 60, "about 84 s left"), (11, 110, "about 10 s left")]
+        {
+            let place = Place { number, of: 12, config: "own", load: &load };
+            assert_eq!(remaining(Duration::from_secs(elapsed), &place), text);
+        }
+    }
+
+    #[test]
+    fn a_preset_needs_one_address() {
+        let address = |last| Ipv4Addr::new(10, 0, 0, last);
+        assert_eq!(only_address(Ok(vec![address(2)]), "vm1").unwrap(), address(2));
+        for (found, said) in [(vec![], "--target"), (vec![address(2), address(3)], "10.0.0.2, 10.0.0.3")] {
+            let failure = only_address(Ok(found), "vm1").unwrap_err();
+            assert!(format!("{failure:?}").contains(said), "{failure:?}");
         }
     }
 

@@ -2,7 +2,7 @@
 
 use crate::{model::topology::Topology, stats::Snapshot, workload::Workload};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 /// A recording: runs of one or more configurations on one host.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -65,6 +65,8 @@ pub struct RunStart {
     pub config: String,
     /// Position in the session, from 0.
     pub order: u32,
+    /// Which of the session's loads it was recorded under; `None` in a session with one load or none.
+    pub load: Option<String>,
     /// Seed that the order of the session's runs was drawn with, when it was drawn.
     pub seed: Option<u64>,
     /// When it began (ms since the Unix epoch).
@@ -100,6 +102,25 @@ pub struct Run {
     pub snapshot: Snapshot,
     /// `None`: the recorder was killed, and the snapshot reaches to its last checkpoint.
     pub end: Option<RunEnd>,
+}
+
+/// A configuration under one load: runs that may be taken together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part<'a> {
+    /// The configuration.
+    pub config: &'a str,
+    /// The load, in a session with several.
+    pub load: Option<&'a str>,
+}
+
+impl fmt::Display for Part<'_> {
+    /// `own`, `own under iperf3`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.load {
+            None => f.write_str(self.config),
+            Some(load) => write!(f, "{} under {load}", self.config),
+        }
+    }
 }
 
 /// Whether a probe could do its work, and why not.
@@ -192,6 +213,33 @@ impl Session {
             }
         }
         names
+    }
+
+    /// Names of the loads that runs were recorded under, in the order of the session; none when it has but one load.
+    #[must_use]
+    pub fn load_names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = Vec::new();
+        for name in self.runs.iter().filter_map(|run| run.start.load.as_deref()) {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        names
+    }
+
+    /// What can be pooled: each configuration under each load, where there are runs, in the order of the session.
+    #[must_use]
+    pub fn parts(&self) -> Vec<Part<'_>> {
+        let unnamed = [None].into_iter();
+        let loads: Vec<Option<&str>> = unnamed.chain(self.load_names().into_iter().map(Some)).collect();
+        let names = self.config_names().into_iter();
+        let all = names.flat_map(|config| loads.iter().map(move |load| Part { config, load: *load }));
+        all.filter(|part| self.runs_in(*part).next().is_some()).collect()
+    }
+
+    /// The runs of a configuration under a load.
+    pub fn runs_in<'a>(&'a self, part: Part<'a>) -> impl Iterator<Item = &'a Run> {
+        self.runs_of(part.config).filter(move |run| run.start.load.as_deref() == part.load)
     }
 
     /// The runs of a configuration.

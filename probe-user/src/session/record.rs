@@ -75,6 +75,9 @@ records! {
     "run" RunRecord {
         config: String,
         order: u32,
+        /// Absent in sessions with one load or none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        load: Option<String>,
         seed: Option<u64>,
         started_unix_ms: u64,
         from_ns: u64,

@@ -190,7 +190,7 @@ impl Reader {
 
     fn start_run(&mut self, number: usize, record: RunRecord) -> Result<(), DecodeError> {
         self.finish_run();
-        let RunRecord { config, order, seed, started_unix_ms, from_ns, topology, changes } = record;
+        let RunRecord { config, order, load, seed, started_unix_ms, from_ns, topology, changes } = record;
         let topology = match topology {
             None => None,
             Some(id) => match self.topologies.get(&id) {
@@ -205,7 +205,7 @@ impl Reader {
                 }
             },
         };
-        let start = RunStart { config, order, seed, started_unix_ms, from_ns, topology, changes };
+        let start = RunStart { config, order, load, seed, started_unix_ms, from_ns, topology, changes };
         let snapshot = Snapshot { from_ns, to_ns: from_ns, ..Snapshot::default() };
         let run = Run { start, snapshot, end: None };
         self.run = Some(OpenRun { line: number, run, series: BTreeMap::new(), counters: BTreeMap::new() });

@@ -83,14 +83,16 @@ impl Encoder {
     /// # Errors
     /// [`EncodeError::Json`].
     pub fn start_run(&mut self, start: &RunStart) -> Result<String, EncodeError> {
-        let RunStart { config, order, seed, started_unix_ms, from_ns, topology, changes } = start.clone();
+        let RunStart { config, order, load, seed, started_unix_ms, from_ns, topology, changes } =
+            start.clone();
         let mut lines = String::new();
         let topology = match topology {
             None => None,
             Some(topology) => Some(self.topology(topology, &mut lines)?),
         };
         self.written = Some(Written::default());
-        lines += &sealed(&RunRecord { config, order, seed, started_unix_ms, from_ns, topology, changes })?;
+        lines +=
+            &sealed(&RunRecord { config, order, load, seed, started_unix_ms, from_ns, topology, changes })?;
         Ok(lines)
     }
 

@@ -45,18 +45,6 @@ if [[ $said != "no difference" ]]; then again again2 && said=$(verdict /out/agai
 equal baseline-is-no-difference "no difference" "$said"
 as_before baseline-undone
 
-# The paper's experiment: both loads in every configuration, both rows, the stages below them; no address is named.
-vfprobe tune -q --guest vm1 --preset paper --repeat 3 -d 3s --seed 3 -o /out/paper.vfprobe >/out/paper.txt 2>&1
-exits paper-runs 0 $? /out/paper.txt
-for row in 'iperf3 throughput  *3 3 .*bit/s' 'ping rtt mean  *3 3 .*s ' 'vm1 .* dispatch p50' 'irq_delivery p99 of vm1 under ping'; do
-  check "paper-$(tr -cd 'a-z0-9' <<<"$row")" grep -q "$row" /out/paper.txt
-done
-equal paper-runs-of-each-load "6 iperf3 6 ping" "$(vfprobe show /out/paper.vfprobe --json | python3 -c '
-import collections, json, sys
-loads = collections.Counter(run["load"] for run in json.load(sys.stdin)["runs"])
-print(*(f"{n} {load}" for load, n in sorted(loads.items())))')"
-as_before paper-undone
-
 # cut NAME SIGNAL: ends a session while its configuration is in force.
 cut() {
   vfprobe tune --guest vm1 --cpus 2 --try own --repeat 3 -d 30s --seed 1 -o "/out/$1.vfprobe" >"/out/$1.txt" 2>&1 &

@@ -162,7 +162,7 @@ pub async fn record_run(
     if interrupted {
         remarks.push("ended early by a signal".to_owned());
     }
-    let end = RunEnd { workload, verdicts: verdicts(observer.reports()), remarks };
+    let end = RunEnd { workload, verdicts: verdicts(observer.reports()), remarks, interrupted };
     writer.end_run(&snapshot, &end)?;
     Ok(Finished { snapshot, end, interrupted })
 }

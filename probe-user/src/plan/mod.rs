@@ -14,6 +14,7 @@ mod planner;
 pub mod policy;
 mod policy_file;
 mod step;
+pub mod sweep;
 #[cfg(test)]
 pub(crate) mod testing;
 mod vectors;
@@ -21,5 +22,5 @@ mod vectors;
 pub use error::PlanError;
 pub use planner::{Facts, plan};
 pub use policy::{GuestPolicy, Isolate, Others, Pins, Placement, Policy, ThreadRules, Threads};
-pub use policy_file::{PolicyError, parse_policy};
+pub use policy_file::{PolicyError, guest_policy_text, parse_policy};
 pub use step::{IrqTarget, Need, PLAN_SCHEMA, Plan, Role, Step, Target, TargetKey, ThreadTarget, VectorName};

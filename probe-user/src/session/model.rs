@@ -11,6 +11,8 @@ pub struct Session {
     pub header: Header,
     /// The host it was recorded on.
     pub host: HostFacts,
+    /// What it is to be, when it is a tuning session.
+    pub tuning: Option<Tuning>,
     /// Configurations, in the order of their first mention.
     pub configs: Vec<Config>,
     /// Runs, in the order in which they were made.
@@ -58,6 +60,37 @@ pub struct Config {
     pub about: String,
 }
 
+/// What a tuning session is to be: enough to make the runs that are still missing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tuning {
+    /// The guest (its name).
+    pub guest: String,
+    /// Seed that the order of the runs is drawn with.
+    pub seed: u64,
+    /// Runs of each configuration under each load.
+    pub repeats: u32,
+    /// Configurations by name, with the text of their policy; `None` is the host as it is found.
+    pub tries: Vec<(String, Option<String>)>,
+    /// What runs are made under.
+    pub loads: Vec<TuningLoad>,
+    /// Conditions that end the session at once.
+    #[serde(default)]
+    pub abort_if: Vec<String>,
+}
+
+/// One load of a tuning session.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TuningLoad {
+    /// Its name, when there are several.
+    pub name: Option<String>,
+    /// The command; none when empty.
+    pub command: Vec<String>,
+    /// Time between its start and the window (ns).
+    pub warm_up_ns: u64,
+    /// Length of the window (ns).
+    pub duration_ns: u64,
+}
+
 /// What is known when a run begins.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RunStart {
@@ -91,6 +124,14 @@ pub struct RunEnd {
     /// What happened during the run that may disturb it: a guest rebooted, another writer was seen. One line each.
     #[serde(default)]
     pub remarks: Vec<String>,
+    /// Whether a signal ended it before its time.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub interrupted: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// One recording of one configuration.
@@ -184,18 +225,15 @@ impl Run {
         self.end.as_ref()?.workload.as_ref()
     }
 
-    /// Why it must not be compared: it was cut off, or its workload failed.
+    /// Why it must not be compared: it was cut off, its workload failed, or it ended before the others of its session.
     #[must_use]
     pub fn unfit(&self) -> Option<String> {
         match (&self.end, self.workload()) {
             (None, _) => Some("was cut off".to_owned()),
-            (_, Some(workload)) if !workload.succeeded() => {
-                Some(match (workload.exit_code, workload.signal) {
-                    (Some(code), _) => format!("workload failed with exit code {code}"),
-                    (None, Some(signal)) => format!("workload was ended by signal {signal}"),
-                    (None, None) => "workload failed".to_owned(),
-                })
+            (Some(end), _) if end.interrupted && self.start.seed.is_some() => {
+                Some("was ended early by a signal".to_owned())
             }
+            (_, Some(workload)) if !workload.succeeded() => Some(workload.ending()),
             _ => None,
         }
     }

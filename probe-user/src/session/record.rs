@@ -2,7 +2,7 @@
 //!
 //! Plain data for serde. A field added later carries `#[serde(default)]`; a field is never given another meaning.
 
-use super::model::{HostFacts, RunEnd};
+use super::model::{HostFacts, RunEnd, Tuning};
 use crate::{
     model::topology::Topology,
     stats::{Labels, Observability},
@@ -65,6 +65,10 @@ records! {
     "config" ConfigRecord {
         name: String,
         about: String,
+    }
+    /// What a tuning session is to be.
+    "tune" TuneRecord {
+        tuning: Tuning,
     }
     /// A topology that runs refer to.
     "topology" TopologyRecord {

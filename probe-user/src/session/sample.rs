@@ -184,6 +184,7 @@ pub(crate) fn end(ping_ms: f64) -> RunEnd {
             },
         ],
         remarks: Vec::new(),
+        interrupted: false,
     }
 }
 

@@ -7,7 +7,7 @@ use crate::{
         line::{self, LineError},
         record::{
             ConfigRecord, CounterRecord, End, File, Host, Interval, Kind, MAGIC, Record, RunRecord, Sample,
-            SeriesRecord, TopologyRecord, VERSION,
+            SeriesRecord, TopologyRecord, TuneRecord, VERSION,
         },
     },
     stats::{Counter, Histogram, Labels, Observability, Series, Snapshot, hdr},
@@ -143,6 +143,7 @@ impl Reader {
                 let ConfigRecord { name, about } = parse(number, json)?;
                 self.session.configs.push(Config { name, about });
             }
+            TuneRecord::KIND => self.session.tuning = Some(parse::<TuneRecord>(number, json)?.tuning),
             TopologyRecord::KIND => {
                 let TopologyRecord { id, topology } = parse(number, json)?;
                 self.take_id(number, kind, id)?;

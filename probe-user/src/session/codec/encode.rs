@@ -3,10 +3,10 @@
 use crate::{
     model::topology::Topology,
     session::{
-        Config, Header, HostFacts, RunEnd, RunStart, line,
+        Config, Header, HostFacts, RunEnd, RunStart, Tuning, line,
         record::{
             ConfigRecord, CounterRecord, End, File, Host, Interval, MAGIC, Record, RunRecord, Sample,
-            SeriesRecord, TopologyRecord, VERSION,
+            SeriesRecord, TopologyRecord, TuneRecord, VERSION,
         },
     },
     stats::{Histogram, Labels, Observability, Series, Snapshot, hdr},
@@ -75,6 +75,14 @@ impl Encoder {
     pub fn config(&self, config: &Config) -> Result<String, EncodeError> {
         let Config { name, about } = config.clone();
         sealed(&ConfigRecord { name, about })
+    }
+
+    /// What a tuning session is to be.
+    ///
+    /// # Errors
+    /// [`EncodeError::Json`].
+    pub fn tuning(&self, tuning: &Tuning) -> Result<String, EncodeError> {
+        sealed(&TuneRecord { tuning: tuning.clone() })
     }
 
     /// The beginning of a run; a run under way is thereby left without an end. A topology that is the same as an

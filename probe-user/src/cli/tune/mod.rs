@@ -1,35 +1,42 @@
 //! `vfprobe tune`.
 
+mod request;
+mod screen;
+
+use self::{request::request, screen::Screen};
 use super::paint::Paint;
-use super::{Exit, Failure, Globals, compare::Output, duration, failures, print, progress};
-use crate::app::loads::{self, Load};
-use crate::app::tune::{self, BASELINE, Event, Place, Try, TuneError, TuneRequest};
-use crate::app::{guests, record};
+use super::{Exit, Failure, Globals, compare::Output, duration, failures, print};
+use crate::app::record;
+use crate::app::tune::{self, BASELINE, Event, TuneError};
+use crate::app::tuning::{self, ResumeError, Try};
 use crate::apply::{ApplyError, StateDir};
-use crate::host::{HostError, HostRoot, read_guest_addresses, read_topology};
-use crate::model::topology::Guest;
-use crate::plan::policy::parse_cpus;
-use crate::plan::{Isolate, Pins, Placement, Policy};
+use crate::host::HostRoot;
+use crate::plan::sweep::Sweep;
 use crate::report::aims::aims;
 use crate::report::assess::{Assessment, Named, assess, pairs_within};
 use crate::session;
 use crate::stats::compare::{Detail, Verdict};
+use crate::stats::gate::Gate;
 use crate::workload::Echo;
-use anyhow::{Context as _, anyhow};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Arguments of `tune`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The guest to tune for: name, uuid or pid
-    #[arg(long)]
-    guest: String,
-    /// Placements to try against the baseline: own, near, housekeeping, keep; `baseline` alone compares it with itself
+    #[arg(long, value_name = "GUEST", required_unless_present = "resume")]
+    guest: Option<String>,
+    /// What to try against the baseline: placements (own, near, housekeeping, keep) and policy files, which have a `/` or
+    /// end in .toml; `baseline` alone compares it with itself
     #[arg(long = "try", value_name = "LIST", value_delimiter = ',', default_value = "own")]
     tries: Vec<String>,
-    /// CPUs for its vCPUs, the i-th for vCPU i: a list such as 2-3, `auto`, or `keep`
+    /// Try each of these with a policy key set to each value, such as placement=own,near or halt_poll_ns=0,200000; several
+    /// make a matrix
+    #[arg(long, value_name = "KEY=VALUES")]
+    sweep: Vec<Sweep>,
+    /// CPUs for its vCPUs, the i-th for vCPU i: a list such as 2-3, `auto`, or `keep`; policy files say it themselves
     #[arg(long, value_name = "LIST", default_value = "auto")]
     cpus: String,
     /// Also move threads of other processes and of the kernel off its CPUs
@@ -54,12 +61,22 @@ pub struct Args {
     /// Seed of the runs' order [default: from the clock]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
+    /// End the session and put the host back as soon as one run of a changed host does this, such as
+    /// 'irq_delivery.p99 > +200%' (against the baseline's runs so far); may be repeated
+    #[arg(long, value_name = "CONDITION")]
+    abort_if: Vec<Gate>,
     /// Leave the best configuration in force when it is clearly better and breaks no --fail-if
     #[arg(long)]
     keep_best: bool,
     /// Session file to write; must not exist [default: vfprobe-<time>.vfprobe here]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Make the runs that are missing in the file of a session that was cut short; all else is as it was asked for then
+    #[arg(long, value_name = "FILE", conflicts_with_all = [
+        "guest", "tries", "sweep", "cpus", "isolate", "repeat", "preset", "target", "duration", "warm_up", "seed",
+        "abort_if", "output", "command",
+    ])]
+    resume: Option<PathBuf>,
     #[command(flatten)]
     format: Output,
     /// A command that makes load, started anew for each run
@@ -77,147 +94,42 @@ enum Preset {
 /// Runs the session and tells its verdict.
 pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
     let (root, state) = (HostRoot::live(), StateDir::new(&globals.state_dir));
-    let topology = read_topology(&root);
-    let found = guests::find(&topology, &args.guest).map_err(Failure::usage)?;
-    let guest = found.name.clone();
-    let tries = tries(args, &guest)?;
-    let loads = loads(args, &root, found)?;
-    let path =
-        args.output.clone().unwrap_or_else(|| format!("vfprobe-{}.vfprobe", record::file_stamp()).into());
-    let request = TuneRequest {
-        guest: &guest,
-        tries: &tries,
-        repeats: args.repeat.into(),
-        seed: args.seed.unwrap_or_else(record::unix_ms),
-        loads: &loads,
-        echo: if globals.verbose > 0 { Echo::ToStderr } else { Echo::No },
+    let (path, mut writer, earlier, request) = match &args.resume {
+        Some(path) => {
+            let (writer, session, request) = tuning::resume(&root, path).map_err(resume_failure)?;
+            (path.clone(), writer, Some(session), request)
+        }
+        None => {
+            let request = request(args, &root)?;
+            let path = args.output.clone();
+            let path = path.unwrap_or_else(|| format!("vfprobe-{}.vfprobe", record::file_stamp()).into());
+            let writer = record::create_session(&root, &path).map_err(failures::session)?;
+            (path, writer, None, request)
+        }
     };
-    let mut writer = record::create_session(&root, &path).map_err(failures::session)?;
-    let mut screen = Screen { globals, bar: None, began: Instant::now() };
-    let result = super::runtime()?
-        .block_on(tune::tune(&root, &state, &mut writer, &request, &mut |event| screen.show(&event)));
+    let echo = if globals.verbose > 0 { Echo::ToStderr } else { Echo::No };
+    let mut screen = Screen::new(globals);
+    let mut show = |event: Event<'_>| screen.show(&event);
+    let session = tune::tune(&root, &state, &mut writer, &request, earlier.as_ref(), echo, &mut show);
+    let result = super::runtime()?.block_on(session);
     screen.clear();
     drop(writer);
     if let Err(error) = result {
         // A file without a single run is of no use to anybody.
         if session::read(&path).is_ok_and(|s| s.runs.is_empty()) {
             drop(std::fs::remove_file(&path));
+        } else if matches!(error, TuneError::Interrupted) {
+            eprintln!("go on with `vfprobe tune --resume {}`", path.display());
         }
         return Err(failure(error));
     }
-    finish(globals, args, &root, &state, &tries, &path)
+    finish(globals, args, &root, &state, &request.tries, &path)
 }
 
-/// What runs are made under.
-fn loads(args: &Args, root: &HostRoot, guest: &Guest) -> Result<Vec<Load>, Failure> {
-    let Args { duration, warm_up, command, .. } = args;
-    let (duration, warm_up) = (*duration, *warm_up);
-    match args.preset {
-        None => Ok(vec![Load { name: None, command: command.clone(), warm_up, duration }]),
-        Some(Preset::Paper) => {
-            let target = match args.target {
-                Some(target) => target,
-                None => IpAddr::V4(only_address(read_guest_addresses(root, guest), &guest.name)?),
-            };
-            Ok(loads::paper(target, command, warm_up, duration).to_vec())
-        }
-    }
-}
-
-fn only_address(found: Result<Vec<Ipv4Addr>, HostError>, guest: &str) -> Result<Ipv4Addr, Failure> {
-    match found.map_err(Failure::cannot_run)?[..] {
-        [one] => Ok(one),
-        [] => Err(Failure::usage(anyhow!(
-            "the address of {guest} is not known here (its VFs' MACs are not in this host's ARP table); name it with --target"
-        ))),
-        ref several => {
-            let list: Vec<String> = several.iter().map(ToString::to_string).collect();
-            Err(Failure::usage(anyhow!(
-                "{guest} has several addresses ({}); choose one with --target",
-                list.join(", ")
-            )))
-        }
-    }
-}
-
-/// The baseline and one configuration per placement.
-fn tries(args: &Args, guest: &str) -> Result<Vec<Try>, Failure> {
-    let pins = match args.cpus.as_str() {
-        "auto" => Pins::Auto,
-        "keep" => Pins::Keep,
-        list => Pins::Cpus(parse_cpus(list).context("--cpus").map_err(Failure::usage)?),
-    };
-    let mut tries = vec![Try { name: BASELINE.to_owned(), policy: None }];
-    for name in args.tries.iter().filter(|name| *name != BASELINE) {
-        let placement: Placement = name.parse().context("--try").map_err(Failure::usage)?;
-        if tries.iter().any(|t| t.name == *name) {
-            return Err(Failure::usage(anyhow!("--try names {name} twice")));
-        }
-        let mut policy = Policy::for_guest(guest, pins.clone(), placement);
-        if args.isolate {
-            policy.isolate = Isolate::Threads;
-        }
-        tries.push(Try { name: name.clone(), policy: Some(policy) });
-    }
-    if tries.len() == 1 {
-        // The baseline against itself: what comes out is the noise of the host and the method.
-        tries.push(Try { name: format!("{BASELINE}-again"), policy: None });
-    }
-    Ok(tries)
-}
-
-/// Progress: a bar on a terminal, and one line per finished run.
-struct Screen<'a> {
-    globals: &'a Globals,
-    bar: Option<progress::Bar>,
-    began: Instant,
-}
-
-impl Screen<'_> {
-    fn show(&mut self, event: &Event<'_>) {
-        match event {
-            Event::Begin(place) => {
-                let left = remaining(self.began.elapsed(), place);
-                let what = format!("{}/{} {}, {left}", place.number + 1, place.of, name_of(place));
-                self.bar = Some(progress::Bar::new(self.globals, &what, Some(place.load.duration)));
-            }
-            Event::Progress(p) => {
-                if let Some(bar) = &self.bar {
-                    bar.show(p);
-                }
-            }
-            Event::End(place, finished) => {
-                self.clear();
-                if !self.globals.quiet {
-                    let figures = progress::headline(&finished.snapshot);
-                    eprintln!("run {:>3}/{}  {:<14} {figures}", place.number + 1, place.of, name_of(place));
-                    for remark in &finished.end.remarks {
-                        eprintln!("             {remark}");
-                    }
-                }
-            }
-        }
-    }
-
-    fn clear(&mut self) {
-        if let Some(bar) = self.bar.take() {
-            bar.clear();
-        }
-    }
-}
-
-fn name_of(place: &Place<'_>) -> String {
-    session::Part { config: place.config, load: place.load.name.as_deref() }.to_string()
-}
-
-/// How long the rest of a session takes, as its runs so far did; before the first, as they are asked for.
-fn remaining(elapsed: Duration, place: &Place<'_>) -> String {
-    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    let (done, left) = (count(place.number), count(place.of.saturating_sub(place.number)));
-    let each = elapsed.checked_div(done).unwrap_or(place.load.warm_up + place.load.duration);
-    match each.saturating_mul(left).as_secs() {
-        seconds @ 0..=99 => format!("about {seconds} s left"),
-        seconds => format!("about {} min left", seconds.div_ceil(60)),
+fn resume_failure(error: ResumeError) -> Failure {
+    match error {
+        ResumeError::Session(error) => failures::session(error),
+        error => Failure::usage(error),
     }
 }
 
@@ -227,7 +139,7 @@ fn failure(error: TuneError) -> Failure {
         TuneError::Session(e) => failures::session(e),
         TuneError::Plan { source, .. } => failures::plan(source),
         TuneError::State(_) | TuneError::InForce => Failure::cannot_run(error),
-        TuneError::Interrupted => Failure::new(Exit::RolledBack, error),
+        TuneError::Interrupted | TuneError::Aborted { .. } => Failure::new(Exit::RolledBack, error),
         TuneError::Apply { source: ApplyError::Incomplete(_), .. }
         | TuneError::Rollback(_)
         | TuneError::LeftOver(_) => Failure::new(Exit::RollbackIncomplete, error),
@@ -363,28 +275,17 @@ mod tests {
     }
 
     #[test]
-    fn remaining_time_follows_the_runs_made() {
-        let load = Load {
-            name: None,
-            command: Vec::new(),
-            warm_up: Duration::from_secs(1),
-            duration: Duration::from_secs(9),
-        };
-        for (number, elapsed, text) in
-            [(0, 0, "about 2 min left"), (5, 60, "about 84 s left"), (11, 110, "about 10 s left")]
-        {
-            let place = Place { number, of: 12, config: "own", load: &load };
-            assert_eq!(remaining(Duration::from_secs(elapsed), &place), text);
-        }
-    }
-
-    #[test]
-    fn a_preset_needs_one_address() {
-        let address = |last| Ipv4Addr::new(10, 0, 0, last);
-        assert_eq!(only_address(Ok(vec![address(2)]), "vm1").unwrap(), address(2));
-        for (found, said) in [(vec![], "--target"), (vec![address(2), address(3)], "10.0.0.2, 10.0.0.3")] {
-            let failure = only_address(Ok(found), "vm1").unwrap_err();
-            assert!(format!("{failure:?}").contains(said), "{failure:?}");
+    fn a_session_is_continued_as_it_was_begun() {
+        for (options, accepted) in [
+            (&["--resume", "F"][..], true),
+            (&["--resume", "F", "--keep-best", "--json"], true),
+            (&["--resume", "F", "--guest", "vm1"], false),
+            (&["--resume", "F", "--repeat", "3"], false),
+            (&["--resume", "F", "--", "ping"], false),
+            (&[], false),
+        ] {
+            let found = crate::cli::Cli::try_parse_from(["vfprobe", "tune"].iter().chain(options));
+            assert_eq!(found.is_ok(), accepted, "{options:?}");
         }
     }
 

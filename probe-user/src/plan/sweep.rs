@@ -183,6 +183,14 @@ mod tests {
     }
 
     #[test]
+    fn knobs_are_swept_by_the_kernels_names() {
+        let all = variants(OWN, &sweeps(&["halt_poll_ns=0,50000", "workqueues=keep,move"])).unwrap();
+        assert_eq!(all[3].name, "own,halt_poll_ns=50000,workqueues=move");
+        let knobs = parse_policy(&all[3].text).unwrap().knobs;
+        assert_eq!((knobs.halt_poll_ns, knobs.workqueues), (Some(50_000), crate::plan::Others::Move));
+    }
+
+    #[test]
     fn what_no_policy_has_is_refused() {
         for (sweep, said) in [
             ("no_such_key=1", "it has no such key"),

@@ -93,7 +93,7 @@ enum Preset {
 
 /// Runs the session and tells its verdict.
 pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
-    let (root, state) = (HostRoot::live(), StateDir::new(&globals.state_dir));
+    let (root, state) = (HostRoot::live(), StateDir::new(globals.state_dir()));
     let (path, mut writer, earlier, request) = match &args.resume {
         Some(path) => {
             let (writer, session, request) = tuning::resume(&root, path).map_err(resume_failure)?;
@@ -163,7 +163,7 @@ fn finish(
     let assessments: Vec<Assessment<'_>> =
         pairs.into_iter().map(|pair| assess(pair, Detail::Folded, None)).collect();
     let format = &args.format;
-    print(format.text(&assessments, &session.notes, false, Paint::stdout(globals.color))?.as_bytes())?;
+    print(format.text(&assessments, &session.notes, false, Paint::stdout(globals.color()))?.as_bytes())?;
     let report = format.write_report(&assessments, &session.notes)?;
     let report = report.map_or_else(String::new, |file| format!("report   {file}\n"));
     tell(globals, format, &format!("\nsession  {name}\n{report}"))?;

@@ -5,7 +5,7 @@ use crate::apply::{
     self, Applied, ApplyError, InForce, LiveHost, Options, RollbackError, RollbackOptions, RollbackReport,
     StateDir, StateError, TargetError, verify,
 };
-use crate::host::{HostRoot, read_host_threads, read_knobs, read_topology};
+use crate::host::{HostRoot, read_host_threads, read_knobs, read_owners, read_topology};
 use crate::model::topology::Topology;
 use crate::plan::journal::Standing;
 use crate::plan::{Facts, Isolate, Plan, PlanError, Policy, plan};
@@ -70,6 +70,8 @@ fn plan_with_problems(
     } else {
         Vec::new()
     };
+    let (owners, more) = read_owners(root, &topology.guests);
+    problems.extend(more);
     for problem in &problems {
         debug!("not read: {problem}");
     }
@@ -81,7 +83,13 @@ fn plan_with_problems(
             BTreeSet::new()
         }
     };
-    let facts = Facts { topology: &topology, threads: &threads, knobs: &knobs, immovable: &immovable };
+    let facts = Facts {
+        topology: &topology,
+        threads: &threads,
+        knobs: &knobs,
+        owners: &owners,
+        immovable: &immovable,
+    };
     (plan(&facts, policy), problems)
 }
 

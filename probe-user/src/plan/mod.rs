@@ -10,6 +10,7 @@ pub mod journal;
 mod keep_off;
 mod knobs;
 pub mod named;
+mod owners;
 mod pins;
 mod planner;
 pub mod policy;
@@ -22,6 +23,8 @@ mod vectors;
 pub use error::PlanError;
 pub use knobs::FoundKnobs;
 pub use planner::{Facts, plan};
-pub use policy::{GuestPolicy, Isolate, Knobs, Others, Pins, Placement, Policy, ThreadRules, Threads};
+pub use policy::{
+    GuestPolicy, Irqbalance, Isolate, Knobs, Others, Pins, Placement, Policy, ThreadRules, Threads,
+};
 pub use policy_file::{PolicyError, line_of, parse_policy};
 pub use step::{IrqTarget, Need, PLAN_SCHEMA, Plan, Role, Step, Target, TargetKey, ThreadTarget, VectorName};

@@ -1,8 +1,9 @@
 //! From facts and a policy to a plan: the order of the parts, and what they share.
 
 use super::pins::{self, Assigned};
-use super::{FoundKnobs, ThreadTarget, helpers, keep_off, knobs, vectors};
+use super::{FoundKnobs, ThreadTarget, helpers, keep_off, knobs, owners, vectors};
 use super::{Isolate, Need, Others, PLAN_SCHEMA, Plan, PlanError, Policy, Role, Step, Target, TargetKey};
+use crate::model::owners::Owners;
 use crate::model::topology::{Guest, Thread, Topology};
 use crate::model::{CpuSet, HostThread, Pid};
 use std::collections::BTreeSet;
@@ -16,6 +17,8 @@ pub struct Facts<'a> {
     pub threads: &'a [HostThread],
     /// Knobs with what they are set to; needed only for those that the policy names.
     pub knobs: &'a FoundKnobs,
+    /// Who else sets such things here.
+    pub owners: &'a Owners,
     /// What the kernel has refused to move before.
     pub immovable: &'a BTreeSet<TargetKey>,
 }
@@ -30,6 +33,7 @@ pub(super) struct Ground {
 /// Steps and notes while they are collected.
 pub(super) struct Draft<'a> {
     pub(super) ground: &'a Ground,
+    pub(super) owners: &'a Owners,
     immovable: &'a BTreeSet<TargetKey>,
     steps: Vec<Step>,
     notes: Vec<String>,
@@ -42,15 +46,22 @@ pub(super) struct Draft<'a> {
 /// [`PlanError`] says which wish this host cannot meet.
 pub fn plan(facts: &Facts<'_>, policy: &Policy) -> Result<Plan, PlanError> {
     let topology = facts.topology;
-    let assigned = pins::assign(topology, policy)?;
+    let assigned = pins::assign(topology, facts.owners, policy)?;
     let ground = ground(topology, &assigned)?;
     for assigned in &assigned {
-        helpers::check(topology, assigned.policy, assigned.guest, &ground.guarded)?;
+        helpers::check(topology, facts.owners, assigned.policy, assigned.guest, &ground.guarded)?;
     }
-    let mut draft =
-        Draft { ground: &ground, immovable: facts.immovable, steps: Vec::new(), notes: Vec::new() };
+    let mut draft = Draft {
+        ground: &ground,
+        owners: facts.owners,
+        immovable: facts.immovable,
+        steps: Vec::new(),
+        notes: Vec::new(),
+    };
     let ours: Vec<&Guest> = assigned.iter().map(|a| a.guest).collect();
 
+    owners::name_others(&mut draft);
+    owners::irqbalance(&mut draft, policy, topology, &assigned);
     // Others leave first, so that a vCPU never moves to a CPU that is still busy. Undoing goes the other way.
     if ground.guarded.is_empty() {
         draft.note("no vCPU has a CPU of its own, so no CPU is guarded".to_owned());
@@ -132,11 +143,16 @@ impl Draft<'_> {
         if step.now == step.new {
             return;
         }
-        if self.immovable.contains(&step.target.key()) {
+        if self.is_immovable(&step.target.key()) {
             self.notes.push(format!("{} cannot be moved: the kernel refused it before", step.target));
             return;
         }
         self.steps.push(step);
+    }
+
+    /// Whether the kernel has refused to move something before.
+    pub(super) fn is_immovable(&self, key: &TargetKey) -> bool {
+        self.immovable.contains(key)
     }
 
     /// Adds a step that takes guarded CPUs out of a mask and changes it no further.
@@ -149,13 +165,24 @@ impl Draft<'_> {
         reason: String,
     ) {
         let Ground { guarded, housekeeping } = self.ground;
-        let rest = now.difference(guarded);
-        // What remains must hold a CPU that works: a mask of offline CPUs only is refused by the kernel.
-        let usable = !rest.intersection(housekeeping).is_empty();
-        let new = if usable { rest } else { housekeeping.clone() };
         if now.intersection(guarded).is_empty() {
             return;
         }
+        let limit = match &target {
+            Target::Thread(thread) => self.owners.cpusets.get(&thread.tid),
+            Target::DefaultAffinity | Target::Irq(_) | Target::Knob(_) => None,
+        };
+        let open = limit.map_or_else(|| housekeeping.clone(), |limit| limit.cpus.intersection(housekeeping));
+        if let Some(limit) = limit.filter(|_| open.is_empty()) {
+            let group = &limit.group;
+            return self
+                .notes
+                .push(format!("{target} stays on guarded CPUs: {group} allows it no other CPU"));
+        }
+        let rest = now.difference(guarded);
+        // What remains must hold a CPU that works: a mask of offline CPUs only is refused by the kernel.
+        let usable = !rest.intersection(&open).is_empty();
+        let new = if usable { rest } else { open };
         let (now, new) = (now.clone().into(), new.into());
         self.push(Step { target, now, effective: effective.cloned(), new, need, reason });
     }
@@ -180,7 +207,10 @@ mod tests {
     }
 
     fn plan_of(topology: &Topology, threads: &[HostThread], policy: &Policy) -> Result<Plan, PlanError> {
-        plan(&Facts { topology, threads, knobs: &[], immovable: &BTreeSet::new() }, policy)
+        plan(
+            &Facts { topology, threads, knobs: &[], owners: &Owners::default(), immovable: &BTreeSet::new() },
+            policy,
+        )
     }
 
     fn lines(plan: &Plan) -> Vec<String> {
@@ -303,7 +333,13 @@ mod tests {
     fn what_the_kernel_refused_is_noted_and_not_tried_again() {
         let topology = two_guests();
         let immovable = BTreeSet::from([TargetKey::Irq(crate::model::IrqNumber(0), "timer".to_owned())]);
-        let facts = Facts { topology: &topology, threads: &[], knobs: &[], immovable: &immovable };
+        let facts = Facts {
+            topology: &topology,
+            threads: &[],
+            knobs: &[],
+            owners: &Owners::default(),
+            immovable: &immovable,
+        };
         let plan = plan(&facts, &policy("2", Placement::Keep)).unwrap();
         assert!(!lines(&plan).iter().any(|l| l.starts_with("irq 0 ")));
         assert!(plan.notes.iter().any(|n| n.starts_with("irq 0 timer cannot be moved")));

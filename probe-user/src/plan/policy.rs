@@ -18,6 +18,8 @@ pub struct Policy {
     pub irqs: Others,
     /// Whether guarded CPUs are taken out of the mask that new interrupts get.
     pub default_affinity: Others,
+    /// What a running irqbalance is told.
+    pub irqbalance: Irqbalance,
     /// Knobs of the host.
     pub knobs: Knobs,
     /// What becomes of the settings when the service that keeps them ends.
@@ -120,6 +122,17 @@ pub enum Threads {
     Cpus(CpuSet),
 }
 
+/// What a running irqbalance is told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Irqbalance {
+    /// To leave alone the interrupts that are placed, and to move none to guarded CPUs.
+    #[default]
+    Ban,
+    /// Nothing.
+    Keep,
+}
+
 /// Knobs of the host, each left as it is unless it is named.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Knobs {
@@ -215,6 +228,7 @@ impl Policy {
             isolate: Isolate::default(),
             irqs: Others::default(),
             default_affinity: Others::default(),
+            irqbalance: Irqbalance::default(),
             knobs: Knobs::default(),
             on_stop: OnStop::default(),
         }

@@ -3,7 +3,8 @@
 use super::named::is_pattern;
 use super::policy::NotCpus;
 use super::policy::{
-    GuestPolicy, Isolate, Knobs, OnStop, Others, Pins, Placement, Policy, ThreadRules, Threads, parse_cpus,
+    GuestPolicy, Irqbalance, Isolate, Knobs, OnStop, Others, Pins, Placement, Policy, ThreadRules, Threads,
+    parse_cpus,
 };
 use serde::Deserialize;
 use std::ops::Range;
@@ -32,6 +33,8 @@ struct File {
     default_affinity: Others,
     #[serde(default)]
     on_stop: OnStop,
+    #[serde(default)]
+    irqbalance: Irqbalance,
     #[serde(default)]
     knobs: KnobTable,
     #[serde(default)]
@@ -74,7 +77,7 @@ struct Table {
 /// [`PolicyError`] says what is wrong, and in which line.
 pub fn parse_policy(text: &str) -> Result<Policy, PolicyError> {
     let at = |span: Option<Range<usize>>, what: String| PolicyError { line: line_of(text, span), what };
-    let File { name, isolate, irqs, default_affinity, on_stop, knobs, guest } =
+    let File { name, isolate, irqs, default_affinity, on_stop, irqbalance, knobs, guest } =
         toml::from_str(text).map_err(|error| at(error.span(), error.message().to_owned()))?;
     let knobs = parse_knobs(knobs).map_err(|(span, what)| at(Some(span), what))?;
     let mut guests = Vec::new();
@@ -112,7 +115,7 @@ pub fn parse_policy(text: &str) -> Result<Policy, PolicyError> {
         ));
     };
     let name = name.unwrap_or_else(|| first.placement.as_str().to_owned());
-    Ok(Policy { name, guests, isolate, irqs, default_affinity, knobs, on_stop })
+    Ok(Policy { name, guests, isolate, irqs, default_affinity, irqbalance, knobs, on_stop })
 }
 
 /// The kernel keeps these limits as signed numbers, the largest of which stands for no limit (include/linux/pm_qos.h).
@@ -166,7 +169,7 @@ mod tests {
 
     #[test]
     fn a_full_policy() {
-        let text = "name = \"direct\"\nisolate = \"threads\"\nirqs = \"keep\"\ndefault-affinity = \"keep\"\non-stop = \"keep\"\n\
+        let text = "name = \"direct\"\nisolate = \"threads\"\nirqs = \"keep\"\ndefault-affinity = \"keep\"\non-stop = \"keep\"\nirqbalance = \"keep\"\n\
                     [knobs]\nhalt-poll-ns = 0\nwatchdogs = \"move\"\nidle-latency-us = 5\nrps = [\"eth0\"]\n\
                     [[guest]]\nname = \"vm1\"\ncpus = \"3,2\"\nplacement = \"own\"\nthreads = \"keep\"\nvhost = \"4-5\"\n\
                     [[guest]]\nname = \"vm2\"\nplacement = \"near\"\n";
@@ -175,7 +178,7 @@ mod tests {
         assert_eq!((policy.isolate, policy.irqs), (Isolate::Threads, Others::Keep));
         assert_eq!(policy.default_affinity, Others::Keep);
         assert_eq!(policy.guests[0].pins, Pins::Cpus(vec![CpuId(3), CpuId(2)]));
-        assert_eq!(policy.on_stop, OnStop::Keep);
+        assert_eq!((policy.on_stop, policy.irqbalance), (OnStop::Keep, Irqbalance::Keep));
         let vhost = Threads::Cpus([CpuId(4), CpuId(5)].into_iter().collect());
         let rules = ThreadRules { emulator: Threads::Keep, io: Threads::Keep, vhost };
         assert_eq!(policy.guests[0].threads, rules);

@@ -34,7 +34,7 @@ pub use facts::read_facts;
 pub use interrupts::{InterruptRow, VfioInterrupt, VfioKind, parse_interrupts, parse_vfio_action};
 pub use irqbalance::{ask_irqbalance, irqbalance_socket, tell_irqbalance};
 pub use knobs::{KnobFile, KnobForm, ifindex_file, knob_file, read_knobs};
-pub use mode::{Posting, PostingFacts, judge_posting};
+pub use mode::{Posting, PostingFacts, judge_posting, read_virtual_apic};
 pub use owners::read_owners;
 pub use process::{ThreadStat, parse_allowed_cpus, parse_stat};
 pub use root::HostRoot;

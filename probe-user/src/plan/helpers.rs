@@ -150,6 +150,7 @@ mod tests {
                 threads: &[],
                 knobs: &[],
                 owners: &Owners::default(),
+                virtual_apic: None,
                 immovable: &BTreeSet::new(),
             },
             &policy,

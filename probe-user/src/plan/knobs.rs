@@ -125,8 +125,14 @@ mod tests {
         let mut policy = Policy::for_guest("vm1", Pins::Cpus(vec![CpuId(3)]), Placement::Keep);
         // The rest of the plan is in force already.
         let (owners, immovable) = (Owners::default(), BTreeSet::new());
-        let facts =
-            Facts { topology: &topology, threads: &[], knobs: found, owners: &owners, immovable: &immovable };
+        let facts = Facts {
+            topology: &topology,
+            threads: &[],
+            knobs: found,
+            owners: &owners,
+            virtual_apic: None,
+            immovable: &immovable,
+        };
         let first = plan(&facts, &policy).unwrap();
         let (topology, _) = settled(&topology, &[], &first);
         policy.knobs = knobs;

@@ -13,8 +13,11 @@ pub mod named;
 mod owners;
 mod pins;
 mod planner;
+#[cfg(test)]
+mod planner_tests;
 pub mod policy;
 mod policy_file;
+mod renew;
 mod step;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -24,7 +27,9 @@ pub use error::PlanError;
 pub use knobs::FoundKnobs;
 pub use planner::{Facts, plan};
 pub use policy::{
-    GuestPolicy, Irqbalance, Isolate, Knobs, Others, Pins, Placement, Policy, ThreadRules, Threads,
+    GuestPolicy, Irqbalance, Isolate, Knobs, Limits, Others, Pins, Placement, Policy, ThreadRules, Threads,
+    VfPolicy,
 };
 pub use policy_file::{PolicyError, line_of, parse_policy};
+pub use renew::plan_again;
 pub use step::{IrqTarget, Need, PLAN_SCHEMA, Plan, Role, Step, Target, TargetKey, ThreadTarget, VectorName};

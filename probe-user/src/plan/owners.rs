@@ -33,8 +33,8 @@ pub(super) fn irqbalance(
     };
     let mut ours: BTreeSet<IrqNumber> = assigned
         .iter()
-        .filter(|a| a.policy.placement != Placement::Keep)
-        .flat_map(|a| a.guest.vfs.iter().flat_map(|vf| &vf.slots))
+        .flat_map(|a| a.guest.vfs.iter().filter(|vf| a.policy.placement_of(vf.address) != Placement::Keep))
+        .flat_map(|vf| &vf.slots)
         .filter(|slot| slot.mode != DeliveryMode::Posted)
         .map(|slot| slot.irq)
         .collect();
@@ -96,7 +96,17 @@ mod tests {
 
     fn plan_of(owners: &Owners, policy: &Policy) -> Result<Plan, PlanError> {
         let (topology, immovable) = (topology(), BTreeSet::new());
-        plan(&Facts { topology: &topology, threads: &[], knobs: &[], owners, immovable: &immovable }, policy)
+        plan(
+            &Facts {
+                topology: &topology,
+                threads: &[],
+                knobs: &[],
+                owners,
+                virtual_apic: None,
+                immovable: &immovable,
+            },
+            policy,
+        )
     }
 
     fn policy(pins: Pins) -> Policy {

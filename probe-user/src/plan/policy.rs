@@ -1,6 +1,6 @@
 //! What is promised to guests: the policy, as values. Reading it from a file is `policy_file`'s work.
 
-use crate::model::{CpuId, CpuSet};
+use crate::model::{CpuId, CpuSet, PciAddress};
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
@@ -22,6 +22,8 @@ pub struct Policy {
     pub irqbalance: Irqbalance,
     /// Knobs of the host.
     pub knobs: Knobs,
+    /// How far vfprobe goes.
+    pub limits: Limits,
     /// What becomes of the settings when the service that keeps them ends.
     pub on_stop: OnStop,
 }
@@ -35,8 +37,27 @@ pub struct GuestPolicy {
     pub pins: Pins,
     /// Where the interrupts of its VFs go.
     pub placement: Placement,
+    /// VFs whose interrupts go elsewhere.
+    pub vfs: Vec<VfPolicy>,
     /// Where its other threads run.
     pub threads: ThreadRules,
+}
+
+/// Where the interrupts of one VF go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VfPolicy {
+    /// The VF.
+    pub address: PciAddress,
+    /// Where they go.
+    pub placement: Placement,
+}
+
+impl GuestPolicy {
+    /// Where the interrupts of a VF go.
+    #[must_use]
+    pub fn placement_of(&self, vf: PciAddress) -> Placement {
+        self.vfs.iter().find(|own| own.address == vf).map_or(self.placement, |own| own.placement)
+    }
 }
 
 /// Where the vCPUs of a guest run.
@@ -60,13 +81,15 @@ pub enum Placement {
     Near,
     /// Any housekeeping CPU.
     Housekeeping,
+    /// `near` where KVM delivers interrupts to running vCPUs without an exit, else `own`.
+    Auto,
     /// As they are.
     Keep,
 }
 
 impl Placement {
     /// All placements, in the order in which help lists them.
-    pub const ALL: [Self; 4] = [Self::Own, Self::Near, Self::Housekeeping, Self::Keep];
+    pub const ALL: [Self; 5] = [Self::Own, Self::Near, Self::Housekeeping, Self::Auto, Self::Keep];
 
     /// The word used on the command line, in policies, plans and labels.
     #[must_use]
@@ -75,6 +98,7 @@ impl Placement {
             Self::Own => "own",
             Self::Near => "near",
             Self::Housekeeping => "housekeeping",
+            Self::Auto => "auto",
             Self::Keep => "keep",
         }
     }
@@ -88,7 +112,7 @@ impl fmt::Display for Placement {
 
 /// A text that is not a placement.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a placement (expected own, near, housekeeping or keep)")]
+#[error("{0:?} is not a placement (expected own, near, housekeeping, auto or keep)")]
 pub struct NotAPlacement(pub String);
 
 impl FromStr for Placement {
@@ -120,6 +144,23 @@ pub enum Threads {
     Keep,
     /// On these CPUs, none of them guarded.
     Cpus(CpuSet),
+}
+
+/// How far vfprobe goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Whether a configuration is in force without what the kernel refuses.
+    pub partial: bool,
+    /// After so many changes by somebody else a setting is let go.
+    pub strikes: u32,
+    /// How long the host must be at rest before the controller acts, in milliseconds.
+    pub debounce_ms: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { partial: false, strikes: 3, debounce_ms: 500 }
+    }
 }
 
 /// What a running irqbalance is told.
@@ -223,6 +264,7 @@ impl Policy {
                 guest: guest.to_owned(),
                 pins,
                 placement,
+                vfs: Vec::new(),
                 threads: ThreadRules::default(),
             }],
             isolate: Isolate::default(),
@@ -230,6 +272,7 @@ impl Policy {
             default_affinity: Others::default(),
             irqbalance: Irqbalance::default(),
             knobs: Knobs::default(),
+            limits: Limits::default(),
             on_stop: OnStop::default(),
         }
     }

@@ -14,6 +14,7 @@ mod irqbalance;
 mod irqs;
 mod knobs;
 mod mode;
+mod neighbours;
 mod netlink;
 mod nic_options;
 mod nics;
@@ -35,6 +36,7 @@ pub use interrupts::{InterruptRow, VfioInterrupt, VfioKind, parse_interrupts, pa
 pub use irqbalance::{ask_irqbalance, irqbalance_socket, tell_irqbalance};
 pub use knobs::{KnobFile, KnobForm, ifindex_file, knob_file, read_knobs};
 pub use mode::{Posting, PostingFacts, judge_posting, read_virtual_apic};
+pub use neighbours::read_guest_addresses;
 pub use owners::read_owners;
 pub use process::{ThreadStat, parse_allowed_cpus, parse_stat};
 pub use root::HostRoot;

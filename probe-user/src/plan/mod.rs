@@ -19,6 +19,7 @@ pub mod policy;
 mod policy_file;
 mod renew;
 mod step;
+pub mod sweep;
 #[cfg(test)]
 pub(crate) mod testing;
 mod vectors;
@@ -30,6 +31,6 @@ pub use policy::{
     GuestPolicy, Irqbalance, Isolate, Knobs, Limits, Others, Pins, Placement, Policy, ThreadRules, Threads,
     VfPolicy,
 };
-pub use policy_file::{PolicyError, line_of, parse_policy};
+pub use policy_file::{PolicyError, guest_policy_text, line_of, parse_policy};
 pub use renew::plan_again;
 pub use step::{IrqTarget, Need, PLAN_SCHEMA, Plan, Role, Step, Target, TargetKey, ThreadTarget, VectorName};

@@ -6,6 +6,7 @@ pub mod interrupt;
 pub mod isolation;
 pub mod observe;
 mod own_cost;
+mod privileges;
 pub mod reconcile;
 pub mod record;
 pub mod schedule;

@@ -12,8 +12,7 @@ pub(super) const WATCH: CapabilitySet = CapabilitySet::BPF.union(CapabilitySet::
 
 /// For keeping a policy: `CAP_SYS_NICE` moves threads of other users, `CAP_NET_ADMIN` writes the CPUs of network queues
 /// (net/core/net-sysfs.c, `store_rps_map`). All other settings are files of root.
-pub(super) const CONTROL: CapabilitySet =
-    CapabilitySet::SYS_NICE.union(CapabilitySet::NET_ADMIN).union(SEE_GUESTS);
+pub const CONTROL: CapabilitySet = CapabilitySet::SYS_NICE.union(CapabilitySet::NET_ADMIN).union(SEE_GUESTS);
 
 const SEE_GUESTS: CapabilitySet = CapabilitySet::SYS_PTRACE.union(CapabilitySet::DAC_READ_SEARCH);
 

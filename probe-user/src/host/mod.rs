@@ -4,6 +4,7 @@
 //! Read only, by construction: nothing here opens a file for writing. Every reader of files takes a [`HostRoot`], so
 //! that tests lay out a tree of their own. Knows no BPF, no policy, and not what its answers are for.
 
+mod cpu_time;
 mod cpus;
 mod error;
 mod facts;
@@ -15,6 +16,7 @@ mod mode;
 mod netlink;
 mod nic_options;
 mod nics;
+mod paths;
 mod process;
 mod reader;
 mod root;
@@ -26,10 +28,12 @@ mod vfio;
 mod vfs;
 mod vmm;
 
+pub use cpu_time::read_cpu_time;
 pub use error::{HostError, Malformed};
 pub use facts::read_facts;
 pub use interrupts::{InterruptRow, VfioInterrupt, VfioKind, parse_interrupts, parse_vfio_action};
 pub use mode::{Posting, PostingFacts, judge_posting};
+pub use paths::read_paths;
 pub use process::{ThreadStat, parse_allowed_cpus, parse_stat};
 pub use root::HostRoot;
 pub use threads::read_host_threads;

@@ -6,6 +6,7 @@ pub mod cpu_set;
 pub mod host_facts;
 pub mod ids;
 pub mod nic;
+pub mod path;
 pub mod pci;
 pub mod thread;
 pub mod topology;

@@ -52,7 +52,7 @@ pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
         return Err(Failure::cannot_run(anyhow!("packets cannot be followed: {reason}")));
     }
     watched.problems.splice(0..0, topology.problems);
-    let text = if args.json { to_json(&watched)? } else { to_text(&watched, Paint::stdout(globals.color)) };
+    let text = if args.json { to_json(&watched)? } else { to_text(&watched, Paint::stdout(globals.color())) };
     print(text.as_bytes())
 }
 

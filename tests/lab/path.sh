@@ -65,14 +65,14 @@ kill -CONT "$(guest_pid vm2)"
 # --- the command ---------------------------------------------------------------------------------------------------
 wait_for 30 "an answer of vm2" ping -q -c 1 -W 1 ${address[vm2]}
 /share/vfprobe path -q -d 8s --json >/out/path.json & path=$!
-/share/vfprobe path --color never -d 8s >/out/path.txt & text=$!
-for guest in $GUESTS; do ping -q -i 0.05 -w 9 ${address[$guest]} >/dev/null & done
-iperf3 -c ${address[vm3]} -t 2 >/out/iperf3.txt & iperf=$!
+follows() { grep -qs netif_receive_skb /proc/$path/fdinfo/*; }
+wait_for 20 "the programs of vfprobe path" follows
+for guest in $GUESTS; do ping -q -i 0.05 ${address[$guest]} >/dev/null & pings[${guest#vm}]=$!; done
+iperf3 -c ${address[vm3]} -t 3 >/out/iperf3.txt
 check path/json wait $path
-check path/text wait $text
-wait $iperf
+check path/text eval '/share/vfprobe path --color never -d 3s >/out/path.txt'
+kill "${pings[@]}"
 cat /out/path.txt
-kill $(jobs -p) 2>/dev/null
 for line in "vm1  vf path: guest - $(vf_bdf 0) of eth0" "vm2  virtio path: guest - tap-vm2 - br0 - eth0" \
   "vm3  vhost path: guest - tap-vm3 - br0 - eth0" "vm4  emulated path: guest - tap-vm4 - br0 - eth0"; do
   check "path/shown-${line%% *}" grep -qxF "$line" /out/path.txt

@@ -1,10 +1,7 @@
 //! Packets through a bridge and taps of a network namespace of its own, with a tracefs capture and the interfaces' own
 //! counters of the same time beside them.
 
-mod net;
-
 use super::capture::Capture;
-use net::{Tap, counter, frame, index, ip};
 use probe_user::app::observe::Observer;
 use probe_user::host::HostRoot;
 use probe_user::model::nic::PathKind;
@@ -13,6 +10,7 @@ use probe_user::model::topology::Topology;
 use probe_user::stats::Snapshot;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use vfprobe_tests::net::{Tap, counter, frame, index, ip, new_namespace};
 use vfprobe_tests::oracle::path::{Devices, evaluate};
 use vfprobe_tests::oracle::{Span, trace};
 
@@ -34,15 +32,15 @@ struct Net {
 impl Net {
     /// Has to run in a thread of its own, which it moves to another network namespace.
     fn new() -> Self {
-        let netns = net::new_namespace();
+        let netns = new_namespace();
         ip("link add br0 type bridge forward_delay 0 mcast_snooping 0");
         let [a, b, up] = ["tapa", "tapb", "up0"].map(|name| {
             let tap = Tap::new(name);
             // Nothing of the host's own speaks here.
-            ip(&format!("link set {name} master br0 addrgenmode none up"));
+            ip(&format!("link set {name} master br0 up"));
             tap
         });
-        ip("link set br0 addrgenmode none up");
+        ip("link set br0 up");
         let tap = |tap: &Tap, name: &str| {
             let role = PathRole::Tap { guest: name.into(), path: PathKind::Virtio, bridged: true };
             PathDevice { ifindex: tap.ifindex, netdev: format!("tap{name}"), role }

@@ -15,6 +15,7 @@ mod planner;
 pub mod policy;
 mod policy_file;
 mod step;
+pub mod sweep;
 #[cfg(test)]
 pub(crate) mod testing;
 mod vectors;
@@ -23,5 +24,5 @@ pub use error::PlanError;
 pub use knobs::FoundKnobs;
 pub use planner::{Facts, plan};
 pub use policy::{GuestPolicy, Isolate, Knobs, Others, Pins, Placement, Policy, ThreadRules, Threads};
-pub use policy_file::{PolicyError, line_of, parse_policy};
+pub use policy_file::{PolicyError, guest_policy_text, line_of, parse_policy};
 pub use step::{IrqTarget, Need, PLAN_SCHEMA, Plan, Role, Step, Target, TargetKey, ThreadTarget, VectorName};

@@ -142,6 +142,24 @@ fn parse_knobs(table: KnobTable) -> Result<Knobs, (Range<usize>, String)> {
     Ok(Knobs { halt_poll_ns, workqueues, watchdogs, idle_latency_us, rps: devices(rps)?, xps: devices(xps)? })
 }
 
+/// The text of a policy for one guest: what `--guest`, `--cpus`, `--placement` and `--isolate` say. `cpus` is a list,
+/// `auto` or `keep`.
+#[must_use]
+pub fn guest_policy_text(guest: &str, cpus: &str, placement: Placement, isolate: Isolate) -> String {
+    // A value's text form is quoted and escaped as TOML wants it.
+    let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
+    let isolate = match isolate {
+        Isolate::None => "none",
+        Isolate::Threads => "threads",
+    };
+    format!(
+        "name = {0}\nisolate = \"{isolate}\"\n\n[[guest]]\nname = {1}\ncpus = {2}\nplacement = {0}\n",
+        quoted(placement.as_str()),
+        quoted(guest),
+        quoted(cpus)
+    )
+}
+
 /// Where threads of one kind run.
 fn parse_threads(text: &str) -> Result<Threads, NotCpus> {
     match text {
@@ -163,6 +181,23 @@ mod tests {
     use super::*;
     use crate::model::CpuId;
     use proptest::prelude::*;
+
+    #[test]
+    fn the_text_for_one_guest_is_its_policy() {
+        for (guest, cpus, pins) in [
+            ("vm1", "auto", Pins::Auto),
+            ("a \"b\" \\", "keep", Pins::Keep),
+            ("vm1", "2-3", Pins::Cpus(vec![CpuId(2), CpuId(3)])),
+        ] {
+            for placement in Placement::ALL {
+                for isolate in [Isolate::None, Isolate::Threads] {
+                    let text = guest_policy_text(guest, cpus, placement, isolate);
+                    let expected = Policy { isolate, ..Policy::for_guest(guest, pins.clone(), placement) };
+                    assert_eq!(parse_policy(&text), Ok(expected), "{text}");
+                }
+            }
+        }
+    }
 
     #[test]
     fn a_full_policy() {

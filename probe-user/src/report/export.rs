@@ -102,7 +102,7 @@ pub fn csv(part: &Part<'_>) -> String {
         .filter(|name| *name != "config")
         .collect();
     let mut text = String::new();
-    let before = ["config", "run", "complete", "probe"].into_iter();
+    let before = ["config", "load", "run", "complete", "probe"].into_iter();
     let after =
         ["not_observable", "n", "sum_ns", "min_ns", "p50_ns", "p90_ns", "p99_ns", "p999_ns", "max_ns"];
     row(&mut text, before.chain(names.iter().copied()).chain(after).map(str::to_owned));
@@ -111,6 +111,7 @@ pub fn csv(part: &Part<'_>) -> String {
         for series in all {
             let head = [
                 run.config().to_owned(),
+                run.start.load.clone().unwrap_or_default(),
                 run.start.order.to_string(),
                 complete.to_owned(),
                 series.probe.clone(),
@@ -209,7 +210,7 @@ mod tests {
         let session = session();
         let text = csv(&part(&session, Detail::Full));
         let mut lines = text.split_terminator("\r\n");
-        let head = "config,run,complete,probe,guest,reason,slot,stage,vcpu,vf,\
+        let head = "config,load,run,complete,probe,guest,reason,slot,stage,vcpu,vf,\
                     not_observable,n,sum_ns,min_ns,p50_ns,p90_ns,p99_ns,p999_ns,max_ns";
         assert_eq!(lines.next(), Some(head));
         let count: usize = session.runs.iter().map(|run| run.snapshot.series.len()).sum();
@@ -217,12 +218,11 @@ mod tests {
         assert_eq!(rows.len(), count);
         assert!(rows.iter().all(|row| row.split(',').count() == head.split(',').count()), "{text}");
         // 400 values support no p99.9; a hidden series has no figure at all.
-        let hidden =
-            "baseline,0,yes,irq_delivery,vm1,,2,delivery,0,0000:01:10.0,posted: hardware delivers it,,,,,,,,";
+        let hidden = "baseline,,0,yes,irq_delivery,vm1,,2,delivery,0,0000:01:10.0,posted: hardware delivers it,,,,,,,,";
         assert!(rows.contains(&hidden), "{text}");
         let first = rows.iter().find(|r| r.contains(",0,delivery,0,")).unwrap();
-        assert_eq!(first.split(',').nth(11), Some("400"), "{first}");
-        assert_eq!(first.split(',').nth(17), Some(""), "{first}");
+        assert_eq!(first.split(',').nth(12), Some("400"), "{first}");
+        assert_eq!(first.split(',').nth(18), Some(""), "{first}");
     }
 
     #[test]

@@ -94,12 +94,12 @@ pub(super) fn recording(globals: &Globals, session: &Session) -> String {
 
 fn text(view: &View<'_>, config: Option<&str>, histogram: bool, paint: Paint) -> String {
     let mut text = table::heading(view.session);
-    let names = view.session.config_names().into_iter();
-    for name in names.filter(|name| config.is_none_or(|c| c == *name)) {
+    let parts = view.session.parts().into_iter();
+    for part in parts.filter(|part| config.is_none_or(|c| c == part.config)) {
         text.push('\n');
-        text += &table::configuration(view, name, paint);
+        text += &table::configuration(view, part, paint);
         if histogram {
-            text += &bars::headline(view, name);
+            text += &bars::headline(view, part);
         }
     }
     text + &table::notes(view.session, paint)
@@ -130,10 +130,11 @@ mod tests {
         let session = decode(sample::lines(2, &[("own", 0.3)]).as_bytes()).unwrap();
         let view = View { session: &session, guest: None, detail };
         let heading = table::heading(&session);
-        let configs = ["baseline", "own"].map(|name| table::configuration(&view, name, Paint::default()));
+        let part = |config| session::Part { config, load: None };
+        let configs = ["baseline", "own"].map(|c| table::configuration(&view, part(c), Paint::default()));
         heading
             + &configs.concat()
-            + &bars::headline(&view, "own")
+            + &bars::headline(&view, part("own"))
             + &table::notes(&session, Paint::default())
     }
 
@@ -166,7 +167,8 @@ mod tests {
         let mut session = decode(sample::lines(1, &[]).as_bytes()).unwrap();
         session.runs[0].snapshot.series.truncate(1);
         let view = View { session: &session, guest: None, detail: Detail::Folded };
-        let text = table::configuration(&view, "baseline", Paint::default());
+        let text =
+            table::configuration(&view, session::Part { config: "baseline", load: None }, Paint::default());
         let row = text.lines().find(|l| l.contains("vm1 ")).unwrap();
         assert_eq!(row.split("  ").filter(|cell| cell.trim() == "-").count(), 1, "{row}");
         assert!(text.contains("p99.9 needs 1000"), "{text}");

@@ -6,7 +6,7 @@ use crate::model::path::{PathRole, Paths};
 use crate::probes::{Needs, ReadError};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues};
 use probe_ebpf::hist::Hist;
-use probe_ebpf::probes::packet_path::{Config, Counts, Device, HOPS, Role};
+use probe_ebpf::probes::packet_path::{Config, Counts, Device, HOPS, Role, SMALL};
 use std::collections::BTreeMap;
 
 impl Loaded {
@@ -23,6 +23,7 @@ impl Loaded {
         for (ifindex, device) in &known {
             if wanted.get(ifindex).is_none_or(|role| !device.is(*role)) {
                 self.devices()?.remove(ifindex).map_err(|e| read_error(DEVICES, e))?;
+                self.set_small(*ifindex, Device::NONE)?;
                 free.push(device.index());
             }
         }
@@ -33,9 +34,9 @@ impl Loaded {
             // Beyond that devices have no figures; there are places for several for each guest.
             let Some(index) = free.pop() else { break };
             self.clear(index)?;
-            self.devices()?
-                .insert(ifindex, Device::new(*role, index), 0)
-                .map_err(|e| read_error(DEVICES, e))?;
+            let device = Device::new(*role, index);
+            self.devices()?.insert(ifindex, device, 0).map_err(|e| read_error(DEVICES, e))?;
+            self.set_small(*ifindex, device)?;
         }
         if !wanted.is_empty() {
             self.attach_late(Needs::Taps);
@@ -60,6 +61,15 @@ impl Loaded {
 
     fn devices(&mut self) -> Result<HashMap<&mut MapData, u32, Device>, ReadError> {
         self.map_mut(DEVICES)
+    }
+
+    fn set_small(&mut self, ifindex: u32, device: Device) -> Result<(), ReadError> {
+        const NAME: &str = "PATH_SMALL";
+        if ifindex >= SMALL {
+            return Ok(());
+        }
+        let mut map: Array<_, Device> = self.map_mut(NAME)?;
+        map.set(ifindex, device, 0).map_err(|e| read_error(NAME, e))
     }
 
     fn path_devices(&mut self) -> Result<BTreeMap<u32, Device>, ReadError> {

@@ -2,7 +2,7 @@
 
 use super::{
     Config, Counts, DEVICES, Device, DropKey, ENTERED, FLIGHTS, Flight, GIVEN, HOPS, Hop, Point, QUEUED,
-    Role, STRETCH_NS, Sampling, Softirqs,
+    Role, SMALL, STRETCH_NS, Sampling, Softirqs,
 };
 use crate::control::{Lost, Table};
 use crate::hist::Hist;
@@ -19,6 +19,10 @@ use aya_ebpf::{
 /// Devices on guests' paths, by interface number. Written by user space.
 #[map]
 static PATH_DEVICES: HashMap<u32, Device> = HashMap::with_max_entries(DEVICES, 0);
+
+/// The same for small numbers, which most are: it is asked three times for every packet of the host.
+#[map]
+static PATH_SMALL: Array<Device> = Array::with_max_entries(SMALL, 0);
 
 #[map]
 static PATH_CONFIG: Array<Config> = Array::with_max_entries(1, 0);
@@ -69,8 +73,15 @@ crate::kernel::offsets!(
 #[inline(always)]
 fn device(dev: u64) -> Option<Device> {
     let ifindex: u32 = read_field(dev, &OFF_NETDEV_IFINDEX)?;
-    // SAFETY: a copy of a u32 that is written whole.
-    let device = unsafe { PATH_DEVICES.get(ifindex) }.copied()?;
+    let device = if ifindex < SMALL {
+        *PATH_SMALL.get(ifindex)?
+    } else {
+        // SAFETY: a copy of a u32 that is written whole.
+        unsafe { PATH_DEVICES.get(ifindex) }.copied()?
+    };
+    if device == Device::NONE {
+        return None;
+    }
     if in_our_namespace(dev) { Some(device) } else { None }
 }
 
@@ -205,21 +216,23 @@ fn follow(skb: u64, begun: &Flight) -> u32 {
     1
 }
 
-/// A packet enters a path. Whatever was followed at its address has gone.
+/// A packet enters a path; whether it is followed. Whatever was followed at its address has gone.
 #[inline(always)]
-fn enter(skb: u64, from: Device, to: Device, ns: u64) {
-    let Some(sampling) = own_element(&PATH_SAMPLING) else { return };
+fn enter(skb: u64, from: Device, to: Device, ns: u64) -> bool {
+    let Some(sampling) = own_element(&PATH_SAMPLING) else { return false };
     if !to_be_followed(sampling, ns) {
         let _ = FLIGHT.remove(skb);
         sampling.current = 0;
-        return;
+        return false;
     }
     let state = if to == Device::NONE { ENTERED } else { QUEUED };
     let begun = Flight { first_ns: ns, last_ns: ns, seq: 0, state, from, to };
-    if follow(skb, &begun) != 0 {
-        add(&mut sampling.followed, 1);
-        sampling.current = skb;
+    if follow(skb, &begun) == 0 {
+        return false;
     }
+    add(&mut sampling.followed, 1);
+    sampling.current = skb;
+    true
 }
 
 // match-proto:v5.15:include/trace/events/net.h:netif_receive_skb(struct sk_buff *skb)
@@ -233,14 +246,16 @@ fn path_receive(ctx: RawTracePointContext) -> i32 {
     }
     let len = read_field::<u32>(skb, &OFF_SKB_LEN).unwrap_or(0);
     // The link-layer header has been taken off by now (eth_type_trans).
-    if let Some(counts) = count(device, Point::Received, u64::from(len) + 14)
-        && let Some(segments) = segments(skb, len)
-    {
-        add(&mut counts.merged_in, 1);
-        add(&mut counts.segments_in, segments);
-    }
+    let counts = count(device, Point::Received, u64::from(len) + 14);
     if !device.is(Role::Bridge) {
-        enter(skb, device, Device::NONE, ns);
+        if enter(skb, device, Device::NONE, ns)
+            && device.is_tap()
+            && let Some(counts) = counts
+            && let Some(segments) = segments(skb, len)
+        {
+            add(&mut counts.merged_in, 1);
+            add(&mut counts.segments_in, segments);
+        }
         return 0;
     }
     // Up to the host itself.
@@ -267,6 +282,16 @@ fn original(sampling: &Sampling, skb: u64) -> Option<Flight> {
     if one == other { Some(flight) } else { None }
 }
 
+#[inline(always)]
+fn merged_out(counts: Option<&mut Counts>, skb: u64, len: u32) {
+    if let Some(counts) = counts
+        && let Some(segments) = segments(skb, len)
+    {
+        add(&mut counts.merged_out, 1);
+        add(&mut counts.segments_out, segments);
+    }
+}
+
 // match-proto:v5.15:include/trace/events/net.h:net_dev_queue(struct sk_buff *skb)
 #[raw_tracepoint(tracepoint = "net_dev_queue")]
 fn path_queue(ctx: RawTracePointContext) -> i32 {
@@ -277,19 +302,16 @@ fn path_queue(ctx: RawTracePointContext) -> i32 {
         return 0;
     }
     let len = read_field::<u32>(skb, &OFF_SKB_LEN).unwrap_or(0);
-    if let Some(counts) = count(device, Point::Queued, u64::from(len))
-        && let Some(segments) = segments(skb, len)
-    {
-        add(&mut counts.merged_out, 1);
-        add(&mut counts.segments_out, segments);
-    }
+    let counts = count(device, Point::Queued, u64::from(len));
     if device.is(Role::Bridge) {
         // From the host itself.
         enter(skb, device, Device::NONE, ns);
         return 0;
     }
     if device.is(Role::LoneTap) {
-        enter(skb, device, device, ns);
+        if enter(skb, device, device, ns) {
+            merged_out(counts, skb, len);
+        }
         return 0;
     }
     let mut begun = match flight(skb) {
@@ -313,6 +335,7 @@ fn path_queue(ctx: RawTracePointContext) -> i32 {
         hop(begun.from, Hop::OutBridge, begun.last_ns, ns);
     }
     if device.is_tap() {
+        merged_out(counts, skb, len);
         hop(device, Hop::InBridge, begun.last_ns, ns);
     } else if !begun.from.is_tap() {
         // Between the host and its uplink: no guest's.

@@ -3,6 +3,9 @@
 /// Devices that can be looked at.
 pub const DEVICES: u32 = 512;
 
+/// Interface numbers below this are looked up without a hash.
+pub const SMALL: u32 = 8192;
+
 /// What a device is to guests. Values are in [`Device`]; never reused.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

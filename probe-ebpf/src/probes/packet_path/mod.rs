@@ -6,7 +6,7 @@
 
 mod device;
 
-pub use device::{DEVICES, Device, Role};
+pub use device::{DEVICES, Device, Role, SMALL};
 
 /// Hops of one device, [`Hop`]; histogram of device `d` and hop `h` is `d * HOPS + h`.
 pub const HOPS: u32 = 7;
@@ -69,11 +69,11 @@ pub struct Counts {
     pub packets: [u64; POINTS],
     /// Bytes by [`Point`], link-layer header included.
     pub bytes: [u64; POINTS],
-    /// Of the received: several packets merged into one (GRO, or a guest's own large ones).
+    /// Of the followed ones received from a tap: several packets merged into one (a guest's own large ones).
     pub merged_in: u64,
     /// How many these stand for.
     pub segments_in: u64,
-    /// As `merged_in`, of the queued.
+    /// As `merged_in`, of those queued at a tap (GRO, or a sender's large ones).
     pub merged_out: u64,
     /// As `segments_in`, of the queued.
     pub segments_out: u64,

@@ -207,6 +207,8 @@ mod pod {
 
 #[cfg(target_arch = "bpf")]
 mod bpf;
+#[cfg(target_arch = "bpf")]
+mod softirq;
 
 #[cfg(test)]
 mod tests {

@@ -9,6 +9,7 @@ pub mod loads;
 pub mod observe;
 mod own_cost;
 pub mod path;
+pub mod privileges;
 pub mod reconcile;
 pub mod record;
 pub mod schedule;

@@ -6,7 +6,7 @@
 mod reload;
 mod service;
 
-use super::reconcile::{ReconcileError, Reconciler};
+use super::reconcile::{Mode, ReconcileError, Reconciler};
 use super::service_manager;
 use crate::apply::StateDir;
 use crate::bpf::LoadError;
@@ -45,6 +45,8 @@ pub struct Options {
     pub state: StateDir,
     /// A policy to keep.
     pub policy: Option<PathBuf>,
+    /// What is done about the policy.
+    pub mode: Mode,
     /// Who gets in; everybody without one.
     pub web_config: Option<PathBuf>,
 }
@@ -91,7 +93,7 @@ pub enum ServeError {
 /// # Errors
 /// [`ServeError`] when the address cannot be listened on, or nothing can be observed.
 pub fn run(root: HostRoot, options: Options, reread: Reread) -> Result<(), ServeError> {
-    let Options { listen, shape: Shape { fold, bounds }, state, policy, web_config } = options;
+    let Options { listen, shape: Shape { fold, bounds }, state, policy, mode, web_config } = options;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|source| ServeError::Process { what: "start the runtime", source })?;
     runtime.block_on(async {
@@ -102,7 +104,7 @@ pub fn run(root: HostRoot, options: Options, reread: Reread) -> Result<(), Serve
         let (listeners, listen) = listeners(listen).await?;
         let web =
             web_config.as_deref().map(Web::read).transpose().map_err(ExportError::Web)?.unwrap_or_default();
-        let reconciler = policy.map(|path| Reconciler::take(root.clone(), &state, path)).transpose()?;
+        let reconciler = policy.map(|path| Reconciler::take(root.clone(), &state, path, mode)).transpose()?;
         let service = Arc::new(Service::start(root, state)?);
         let seen = Arc::clone(&service);
         let controller =

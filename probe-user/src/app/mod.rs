@@ -7,6 +7,7 @@ pub mod isolation;
 pub mod loads;
 pub mod observe;
 mod own_cost;
+pub mod privileges;
 pub mod reconcile;
 pub mod record;
 pub mod schedule;

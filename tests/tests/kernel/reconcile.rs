@@ -4,6 +4,7 @@
 use anyhow::Context;
 use kvm_ioctls::Kvm;
 use probe_user::{
+    app::privileges::CONTROL,
     app::reconcile::{Mode, ReconcileError, Reconciler},
     apply::StateDir,
     host::{HostRoot, parse_allowed_cpus},
@@ -69,10 +70,8 @@ fn a_policy_is_kept_until_somebody_insists() {
     fs::write(&path, &text).unwrap();
 
     let kvm = Kvm::new().expect("/dev/kvm is needed: modprobe kvm_intel or kvm_amd, and run as root");
-    let controller = Reconciler::take(HostRoot::live(), &state, path.clone(), Mode::Keep)
-        .unwrap()
-        .start(Box::new(Vec::new))
-        .unwrap();
+    let reconciler = Reconciler::take(HostRoot::live(), &state, path.clone(), Mode::Keep).unwrap();
+    let controller = reconciler.start(Box::new(Vec::new), CONTROL).unwrap();
     let second = Reconciler::take(HostRoot::live(), &state, path.clone(), Mode::Keep).unwrap_err();
     assert!(matches!(second, ReconcileError::State(_)), "{second}");
 

@@ -10,6 +10,7 @@ mod strikes;
 mod watch;
 
 use super::control::plan_on;
+use super::privileges;
 use crate::apply::{
     self, Applied, ApplyError, Host as _, InForce, LiveHost, Options, RollbackError, RollbackOptions,
     StateDir, StateError, StateLock, TargetError,
@@ -21,6 +22,7 @@ use crate::plan::policy::OnStop;
 use crate::plan::{Plan, PlanError, Policy, PolicyError, Step, parse_policy};
 use crate::probes::irq_delivery::Accepted;
 use destinations::Destinations;
+use rustix::thread::CapabilitySet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -186,13 +188,17 @@ impl Reconciler {
         Ok(this)
     }
 
-    /// Goes to work.
+    /// Goes to work, in a thread that keeps no other capabilities than these.
     ///
     /// # Errors
     /// [`ReconcileError::Thread`].
-    pub fn start(mut self, observed: Observed) -> Result<Controller, ReconcileError> {
+    pub fn start(mut self, observed: Observed, kept: CapabilitySet) -> Result<Controller, ReconcileError> {
         let (inbox, messages) = mpsc::channel();
         let work = move || {
+            if let Err(error) = privileges::keep(kept) {
+                error!("capabilities cannot be given up, so the policy is not kept: {error}");
+                return self.stop();
+            }
             let what = if self.lock.is_some() {
                 "keeping the policy"
             } else {

@@ -82,6 +82,9 @@ pub struct Args {
     /// Only show what each configuration would change; nothing is run
     #[arg(long, conflicts_with = "resume")]
     dry_run: bool,
+    /// COMMAND states its figures itself, as JSON in its last line (docs/workloads.md)
+    #[arg(long, requires = "command", conflicts_with = "preset")]
+    workload_json: bool,
     /// A command that makes load, started anew for each run
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,

@@ -2,6 +2,7 @@
 
 pub mod cpu_noise;
 pub mod irq_delivery;
+pub mod packet_path;
 pub mod trace;
 pub mod vcpu_sched;
 pub mod vm_exit;

@@ -6,6 +6,7 @@ pub mod format;
 mod loader;
 mod maps;
 mod object;
+mod paths;
 mod tracer;
 
 pub use loader::{LoadError, Loaded, Sizes};

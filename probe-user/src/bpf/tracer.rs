@@ -43,7 +43,7 @@ impl Tracer {
     pub fn new(root: &HostRoot, wanted: &[(u32, Wanted)], sizes: TraceSizes) -> Result<Self, LoadError> {
         let facts: KernelFacts = read_facts(root);
         // What counts is not attached, and gets no room.
-        let rest = Sizes { vcpus: 1, slots: 1, deliveries: 1, exits: 1, noise: 1 };
+        let rest = Sizes { vcpus: 1, slots: 1, deliveries: 1, exits: 1, noise: 1, devices: 1 };
         let mut ebpf = load_object(&facts, rest, Some(sizes))?;
         let guests: BTreeSet<u32> = wanted.iter().map(|(_, wanted)| wanted.tgid).collect();
         let mut map: HashMap<_, u32, Wanted> = typed(&mut ebpf, "TRACE_WANTED")?;

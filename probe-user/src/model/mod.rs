@@ -7,6 +7,8 @@ pub mod host_facts;
 pub mod ids;
 pub mod knob;
 pub mod nic;
+pub mod owners;
+pub mod path;
 pub mod pci;
 pub mod thread;
 pub mod topology;

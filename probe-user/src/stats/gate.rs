@@ -10,12 +10,26 @@ use super::{
 };
 use std::{fmt, str::FromStr};
 
+/// Series of a probe, by some of their labels: `irq_delivery`, `vm_exit{reason=INTR}`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Selector {
+    probe: String,
+    labels: Labels,
+}
+
+/// A text that selects no series.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} names no series: {reason} (expected for example 'irq_delivery{{stage=wake}}')")]
+pub struct NotASelector {
+    text: String,
+    reason: &'static str,
+}
+
 /// A condition under which a comparison fails.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Gate {
     text: String,
-    probe: String,
-    labels: Labels,
+    series: Selector,
     quantile: Quantile,
     above: bool,
     limit: Limit,
@@ -50,9 +64,10 @@ pub enum Outcome {
     Unknown(String),
 }
 
-impl Gate {
-    /// Whether a series is what the condition speaks of. Without a stage it means `delivery`, as the headline does.
-    fn covers(&self, probe: &str, labels: &Labels) -> bool {
+impl Selector {
+    /// Whether a series is among them. `irq_delivery` without a stage means `delivery`, as the headline does.
+    #[must_use]
+    pub fn covers(&self, probe: &str, labels: &Labels) -> bool {
         let stage = (probe == "irq_delivery" && !self.labels.contains_key("stage"))
             .then(|| labels.get("stage").is_none_or(|stage| stage == "delivery"));
         probe == self.probe
@@ -60,6 +75,34 @@ impl Gate {
             && stage.unwrap_or(true)
     }
 
+    fn parse(text: &str) -> Result<Self, &'static str> {
+        let (probe, labels) = match text.split_once('{') {
+            None => (text, Labels::new()),
+            Some((probe, rest)) => {
+                let inner = rest.strip_suffix('}').ok_or("no closing }")?;
+                let pair =
+                    |p: &str| p.split_once('=').map(|(n, v)| (n.trim().to_owned(), v.trim().to_owned()));
+                let labels: Option<Labels> = inner.split(',').map(pair).collect();
+                (probe, labels.ok_or("labels are name=value")?)
+            }
+        };
+        let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        if probe.is_empty() || !probe.chars().all(is_word) {
+            return Err("no probe");
+        }
+        Ok(Self { probe: probe.to_owned(), labels })
+    }
+}
+
+impl FromStr for Selector {
+    type Err = NotASelector;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::parse(text.trim()).map_err(|reason| NotASelector { text: text.to_owned(), reason })
+    }
+}
+
+impl Gate {
     /// Whether a single run is beyond the limit; the text names the series and its figures. A change is one against the
     /// geometric mean of the runs `before`, and no statement about chance: this is for stopping in time, not for a
     /// verdict. Nothing is beyond a change before there is a run to compare with, or where a run has too few values.
@@ -73,7 +116,7 @@ impl Gate {
             enough.then(|| interpolated(histogram, self.quantile)).flatten().map(|ns| ns.max(1.0))
         };
         let beyond = |figure: f64, limit: f64| if self.above { figure > limit } else { figure < limit };
-        run.series.iter().filter(|s| self.covers(&s.probe, &s.labels)).find_map(|series| {
+        run.series.iter().filter(|s| self.series.covers(&s.probe, &s.labels)).find_map(|series| {
             let found = figure(&series.histogram)?;
             let said = match self.limit {
                 Limit::Value(limit) => beyond(found, limit).then(|| format!("{:.3} us", found / 1e3))?,
@@ -100,7 +143,8 @@ impl Gate {
     #[must_use]
     pub fn judge<'a>(&self, rows: impl IntoIterator<Item = &'a Row>) -> Outcome {
         let mut unknown = Some(format!("{self}: no such series in both recordings"));
-        let covered = |row: &&Row| row.quantile == self.quantile && self.covers(&row.probe, &row.labels);
+        let covered =
+            |row: &&Row| row.quantile == self.quantile && self.series.covers(&row.probe, &row.labels);
         for row in rows.into_iter().filter(covered) {
             let labels: Vec<String> = row.labels.iter().map(|(n, v)| format!("{n}={v}")).collect();
             let name = format!("{}{{{}}} {}", row.probe, labels.join(","), row.quantile);
@@ -155,24 +199,9 @@ impl FromStr for Gate {
                 (series, quantile.ok_or_else(|| wrong("percentiles are p50, p90, p99 and p999"))?)
             }
         };
-        let (probe, labels) = match series.split_once('{') {
-            None => (series, Labels::new()),
-            Some((probe, rest)) => {
-                let inner = rest.strip_suffix('}').ok_or_else(|| wrong("no closing }"))?;
-                let pair =
-                    |p: &str| p.split_once('=').map(|(n, v)| (n.trim().to_owned(), v.trim().to_owned()));
-                let labels: Option<Labels> = inner.split(',').map(pair).collect();
-                (probe, labels.ok_or_else(|| wrong("labels are name=value"))?)
-            }
-        };
-        let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        if probe.is_empty() || !probe.chars().all(is_word) {
-            return Err(wrong("no probe"));
-        }
         Ok(Self {
             text: text.trim().to_owned(),
-            probe: probe.to_owned(),
-            labels,
+            series: Selector::parse(series).map_err(wrong)?,
             quantile,
             above: text.as_bytes()[at] == b'>',
             limit: parse_limit(limit)

@@ -10,24 +10,26 @@ mod strikes;
 mod watch;
 
 use super::control::plan_on;
+use super::privileges;
 use crate::apply::{
-    self, Applied, ApplyError, Check, Host as _, InForce, LiveHost, Options, Reality, RollbackError,
-    RollbackOptions, StateDir, StateError, StateLock, TargetError,
+    self, Applied, ApplyError, Host as _, InForce, LiveHost, Options, RollbackError, RollbackOptions,
+    StateDir, StateError, StateLock, TargetError,
 };
 use crate::host::{HostRoot, read_topology};
 use crate::model::topology::Topology;
 use crate::plan::named::is_present;
 use crate::plan::policy::OnStop;
-use crate::plan::{Need, Plan, PlanError, Policy, PolicyError, parse_policy};
+use crate::plan::{Plan, PlanError, Policy, PolicyError, Step, parse_policy};
 use crate::probes::irq_delivery::Accepted;
 use destinations::Destinations;
+use rustix::thread::CapabilitySet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use strikes::{MEMORY, STRIKES, Strikes};
+use strikes::{MEMORY, Strikes};
 use tracing::{debug, error, info, warn};
 use watch::{LOOK, Watch};
 
@@ -90,12 +92,23 @@ impl ReconcileError {
 /// What the probes have seen arrive, read when it is asked for.
 pub type Observed = Box<dyn Fn() -> Vec<Accepted> + Send>;
 
-/// A policy being kept. It holds the lock: nobody else changes the host meanwhile.
+/// What is done about a policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// It is kept in force.
+    Keep,
+    /// What would be changed is told in the log, and nothing is changed.
+    Tell,
+}
+
+/// A policy being kept. It holds the lock, unless it only tells: nobody else changes the host meanwhile.
 #[derive(Debug)]
 pub struct Reconciler {
     root: HostRoot,
     host: LiveHost,
-    lock: StateLock,
+    state: StateDir,
+    /// Without it nothing is changed.
+    lock: Option<StateLock>,
     path: PathBuf,
     policy: Policy,
     strikes: Strikes,
@@ -104,6 +117,8 @@ pub struct Reconciler {
     started: Instant,
     /// The last failure that was told.
     told: Option<String>,
+    /// What the last plan left, or would change, and said so.
+    noted: Vec<String>,
 }
 
 enum Message {
@@ -141,13 +156,17 @@ impl Reconciler {
     ///
     /// # Errors
     /// [`ReconcileError`]; nothing was begun.
-    pub fn take(root: HostRoot, state: &StateDir, path: PathBuf) -> Result<Self, ReconcileError> {
+    pub fn take(root: HostRoot, state: &StateDir, path: PathBuf, mode: Mode) -> Result<Self, ReconcileError> {
         let policy = read_policy(&path)?;
-        let lock = state.lock()?;
+        let lock = match mode {
+            Mode::Keep => Some(state.lock()?),
+            Mode::Tell => None,
+        };
         let host = LiveHost::new(root.clone());
         let this = Self {
             root,
             host,
+            state: state.clone(),
             lock,
             path,
             policy,
@@ -156,8 +175,9 @@ impl Reconciler {
             watch: Watch::default(),
             started: Instant::now(),
             told: None,
+            noted: Vec::new(),
         };
-        let found = this.in_force()?;
+        let found = this.in_force()?.filter(|_| mode == Mode::Keep);
         match found {
             Some(found) if !found.settled => this.undo("a change was cut short")?,
             Some(found) if found.configs != [this.policy.name.clone()] => {
@@ -168,14 +188,23 @@ impl Reconciler {
         Ok(this)
     }
 
-    /// Goes to work.
+    /// Goes to work, in a thread that keeps no other capabilities than these.
     ///
     /// # Errors
     /// [`ReconcileError::Thread`].
-    pub fn start(mut self, observed: Observed) -> Result<Controller, ReconcileError> {
+    pub fn start(mut self, observed: Observed, kept: CapabilitySet) -> Result<Controller, ReconcileError> {
         let (inbox, messages) = mpsc::channel();
         let work = move || {
-            info!(policy = %self.path.display(), config = self.policy.name, "keeping the policy");
+            if let Err(error) = privileges::keep(kept) {
+                error!("capabilities cannot be given up, so the policy is not kept: {error}");
+                return self.stop();
+            }
+            let what = if self.lock.is_some() {
+                "keeping the policy"
+            } else {
+                "telling what the policy would change"
+            };
+            info!(policy = %self.path.display(), config = self.policy.name, "{what}");
             loop {
                 match messages.recv_timeout(LOOK) {
                     Ok(Message::Reload) => self.reload(),
@@ -191,8 +220,9 @@ impl Reconciler {
 
     fn look(&mut self, observed: &Observed) {
         let now = self.started.elapsed();
-        let due = self.watch.look(&self.root, now);
-        if due.destinations && self.destinations.note(&observed()) {
+        let rest = Duration::from_millis(u64::from(self.policy.limits.debounce_ms));
+        let due = self.watch.look(&self.root, now, rest);
+        if self.destinations.note(&observed()) {
             self.watch.wake("a vector goes to another vCPU");
         }
         if due.settings && self.has_drifted() {
@@ -222,7 +252,7 @@ impl Reconciler {
     }
 
     fn in_force(&self) -> Result<Option<InForce>, ReconcileError> {
-        let journal = self.lock.dir().load()?;
+        let journal = self.state.load()?;
         Ok(apply::verify(&self.host, &journal, &self.host.boot_id()?))
     }
 
@@ -234,55 +264,85 @@ impl Reconciler {
 
     /// Brings the host to what the policy asks of the guests that are there.
     fn reconcile(&mut self, now: Duration) -> Result<(), ReconcileError> {
+        if self.lock.is_none() {
+            return self.tell();
+        }
         let found = self.in_force()?;
         if found.as_ref().is_some_and(|f| !f.settled) {
             self.undo("a change was cut short")?;
         }
+        if found.is_some() {
+            let gone = match &self.lock {
+                Some(lock) => apply::release_gone(&self.host, lock)?.len(),
+                None => 0,
+            };
+            if gone > 0 {
+                info!(targets = gone, "gone, and with them what was done for them");
+            }
+            let entries: usize = self.state.load()?.open().map(|t| t.entries.len()).sum();
+            if entries > JOURNAL_STEPS {
+                self.undo("the journal has become long")?;
+            }
+        }
         let Some(mut plan) = self.plan()? else {
             return if found.is_some() { self.undo("no guest of the policy is running") } else { Ok(()) };
         };
-        let journal = self.lock.dir().load()?;
-        let steps: usize = journal.open().map(|t| t.entries.len()).sum();
-        let why = match &found {
-            Some(found) if found.checks.iter().any(is_gone) => Some("a guest or an interrupt is gone"),
-            Some(found) if found.guests.iter().any(|g| !plan.guests.contains(g)) => Some("a guest is gone"),
-            Some(_) if steps > JOURNAL_STEPS => Some("the journal has become long"),
-            _ => None,
-        };
-        if let Some(why) = why {
-            self.undo(why)?;
-            match self.plan()? {
-                Some(anew) => plan = anew,
-                None => return Ok(()),
-            }
-        } else {
-            for standing in journal.standing() {
-                let key = standing.target.key();
-                let step = plan.steps.iter().find(|s| s.target.key() == key && s.new == *standing.asked());
-                let Some(step) = step.filter(|_| !self.strikes.is_released(&key)) else { continue };
-                warn!("{}: somebody else set it to {}, not {}", step.target, step.now, step.new);
-                if self.strikes.strike(&key, now) {
-                    error!(
-                        "{}: changed by somebody else {STRIKES} times within {} minutes: vfprobe lets it go and \
-                         leaves it at {}; find out who sets it (irqbalance, tuned, a script), then send SIGHUP",
-                        step.target,
-                        MEMORY.as_secs() / 60,
-                        step.now
-                    );
-                }
+        for standing in self.state.load()?.standing() {
+            let key = standing.target.key();
+            // A step that leads to what is asked already corrects what somebody else has set.
+            let step = plan.steps.iter().find(|s| s.target.key() == key && s.new == *standing.asked());
+            let Some(step) = step.filter(|_| !self.strikes.is_released(&key)) else { continue };
+            warn!("{}: somebody else set it to {}, not {}", step.target, step.now, step.new);
+            let limit = self.policy.limits.strikes;
+            if self.strikes.strike(&key, now, limit) {
+                error!(
+                    "{}: changed by somebody else {limit} times within {} minutes: vfprobe lets it go and leaves it \
+                     at {}; find out who sets it (irqbalance, tuned, a script), then send SIGHUP",
+                    step.target,
+                    MEMORY.as_secs() / 60,
+                    step.now
+                );
             }
         }
         plan.steps.retain(|step| !self.strikes.is_released(&step.target.key()));
-        if plan.steps.is_empty() {
+        self.note(plan.notes.clone());
+        if plan.steps.is_empty() && found.is_none() {
             return Ok(());
         }
-        let Applied { steps, skipped, pending } =
-            apply::apply(&self.host, &plan, &self.lock, &Options::new())?;
+        let Some(lock) = &self.lock else { return Ok(()) };
+        let Applied { steps, skipped, pending } = apply::apply(&self.host, &plan, lock, &Options::new())?;
+        if steps == 0 && skipped.is_empty() {
+            return Ok(());
+        }
         info!(config = plan.config, steps, skipped = skipped.len(), pending = pending.len(), "in force");
         for skipped in skipped {
             self.strikes.leave(skipped.target.key());
         }
         Ok(())
+    }
+
+    /// Says what would be changed, as long as it is not what was said last.
+    fn tell(&mut self) -> Result<(), ReconcileError> {
+        let lines = match self.plan()? {
+            None => vec!["no guest of the policy is running: nothing would be set".to_owned()],
+            Some(plan) if plan.steps.is_empty() => vec!["the host is as the policy asks".to_owned()],
+            Some(plan) => {
+                let line = |step: &Step| {
+                    format!("would set {}: {} -> {} ({})", step.target, step.now, step.new, step.reason)
+                };
+                plan.steps.iter().map(line).chain(plan.notes.clone()).collect()
+            }
+        };
+        self.note(lines);
+        Ok(())
+    }
+
+    /// Logs those of these lines that were not among the last ones.
+    fn note(&mut self, lines: Vec<String>) {
+        for line in lines.iter().filter(|line| !self.noted.contains(line)) {
+            info!("{line}");
+        }
+        self.noted = lines;
     }
 
     /// The plan for those of the policy's guests that are there; `None` when there is none.
@@ -293,11 +353,12 @@ impl Reconciler {
         if policy.guests.is_empty() {
             return Ok(None);
         }
-        plan_on(&self.root, self.lock.dir(), &policy, topology).map(Some)
+        plan_on(&self.root, &self.state, &policy, topology).map(Some)
     }
 
     fn undo(&self, why: &str) -> Result<(), ReconcileError> {
-        let report = apply::rollback(&self.host, &self.lock, &RollbackOptions::default())?;
+        let Some(lock) = &self.lock else { return Ok(()) };
+        let report = apply::rollback(&self.host, lock, &RollbackOptions::default())?;
         for note in &report.notes {
             warn!("{note}");
         }
@@ -331,6 +392,7 @@ impl Reconciler {
 
     fn stop(self) {
         match self.policy.on_stop {
+            _ if self.lock.is_none() => {}
             OnStop::Keep => {
                 info!("what is in force is kept, by the policy; `vfprobe rollback` undoes it");
             }
@@ -341,11 +403,6 @@ impl Reconciler {
             }
         }
     }
-}
-
-/// A target without which the configuration is not in force, and which no longer exists.
-fn is_gone(check: &Check) -> bool {
-    check.need == Need::Required && check.reality == Reality::Gone
 }
 
 /// The policy without guests that are not there, or are only starting.

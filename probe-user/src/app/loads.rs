@@ -1,5 +1,6 @@
 //! What makes the traffic of a session's runs: the user's own command, or the commands of a preset. Pure.
 
+use crate::workload::Reading;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -15,6 +16,8 @@ pub struct Load {
     pub name: Option<String>,
     /// The command; none when empty.
     pub command: Vec<String>,
+    /// How its figures are read.
+    pub reading: Reading,
     /// Time between its start and the window.
     pub warm_up: Duration,
     /// Length of the window, unless the command ends before.
@@ -35,6 +38,7 @@ pub fn paper(to: IpAddr, before: &[String], warm_up: Duration, duration: Duratio
     let load = |name: &str, words: &[&str], warm_up| Load {
         name: Some(name.to_owned()),
         command: before.iter().cloned().chain(words.iter().map(|word| (*word).to_owned())).collect(),
+        reading: Reading::ByTool,
         warm_up,
         duration: duration + LEEWAY,
     };

@@ -8,7 +8,7 @@ use crate::model::topology::Topology;
 use crate::probes::{ProbeReport, ReadError, Verdict};
 use crate::session::{self, ProbeVerdict, RunEnd, RunStart, SessionError, Writer};
 use crate::stats::Snapshot;
-use crate::workload::{self, Echo, Running, WorkloadError};
+use crate::workload::{self, Echo, Reading, Running, WorkloadError};
 use std::time::{Duration, Instant, SystemTime};
 
 /// How often figures are read for the progress line.
@@ -45,6 +45,8 @@ pub struct RunRequest<'a> {
     pub warm_up: Duration,
     /// The workload; none when empty.
     pub command: &'a [String],
+    /// How its figures are read.
+    pub reading: Reading,
     /// Whether its output is shown.
     pub echo: Echo,
 }
@@ -109,14 +111,18 @@ pub async fn record_run(
     // Before the workload: loading takes CPU time.
     let mut observer = Observer::start(root, &topology)?;
     observer.guard(&request.guarded)?;
-    let mut running =
-        if request.command.is_empty() { None } else { Some(workload::start(request.command, request.echo)?) };
+    let mut running = if request.command.is_empty() {
+        None
+    } else {
+        Some(workload::start(request.command, request.echo)?.read_as(request.reading))
+    };
     let mut stop = Stop::new();
     let mut interrupted = tokio::select! {
         () = tokio::time::sleep(request.warm_up) => false,
         () = ended(&mut running) => false,
         () = stop.requested() => true,
     };
+    observer.count_cpu_time(&topology);
     let window = observer.open(request.duration)?;
     writer.start_run(&RunStart {
         config: request.config.to_owned(),

@@ -221,6 +221,7 @@ impl Session<'_> {
                 duration: Some(load.duration),
                 warm_up: load.warm_up,
                 command: &load.command,
+                reading: load.reading,
                 echo: self.echo,
             };
             let mut progress = |p: &Progress<'_>| show(Event::Progress(p));

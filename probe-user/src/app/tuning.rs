@@ -5,6 +5,7 @@ use crate::host::{HostRoot, read_facts};
 use crate::plan::{Policy, PolicyError, parse_policy};
 use crate::session::{Session, SessionError, Tuning, TuningLoad, Writer};
 use crate::stats::gate::{Gate, NotAGate};
+use crate::workload::Reading;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
@@ -106,6 +107,7 @@ impl TuneRequest {
                 .map(|load| TuningLoad {
                     name: load.name.clone(),
                     command: load.command.clone(),
+                    stated: load.reading == Reading::Stated,
                     warm_up_ns: ns(load.warm_up),
                     duration_ns: ns(load.duration),
                 })
@@ -123,6 +125,7 @@ impl TuneRequest {
         let load = |load: &TuningLoad| Load {
             name: load.name.clone(),
             command: load.command.clone(),
+            reading: if load.stated { Reading::Stated } else { Reading::ByTool },
             warm_up: Duration::from_nanos(load.warm_up_ns),
             duration: Duration::from_nanos(load.duration_ns),
         };
@@ -191,6 +194,7 @@ mod tests {
             loads: vec![Load {
                 name: None,
                 command: vec!["ping".to_owned(), "10.0.0.2".to_owned()],
+                reading: Reading::Stated,
                 warm_up: Duration::from_millis(1500),
                 duration: Duration::from_secs(9),
             }],

@@ -14,6 +14,7 @@ use aya::programs::{Program, ProgramError, RawTracePoint, TracePoint};
 use aya::{Ebpf, EbpfLoader};
 use probe_ebpf::control::Window;
 use probe_ebpf::probes::irq_delivery::STAGES;
+use probe_ebpf::probes::packet_path::{FOLLOWED_PER_STRETCH, HOPS};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -30,6 +31,8 @@ pub struct Sizes {
     pub exits: u32,
     /// (CPU, source) series of `cpu_noise`.
     pub noise: u32,
+    /// Network devices on guests' paths.
+    pub devices: u32,
 }
 
 /// Why nothing could be loaded at all.
@@ -60,6 +63,8 @@ pub struct Loaded {
     facts: KernelFacts,
     reports: Vec<ProbeReport>,
     guarded: CpuSet,
+    /// Packets to follow on a CPU in a stretch of time at most; 0 = all.
+    pub(super) follow_limit: u32,
 }
 
 impl std::fmt::Debug for Loaded {
@@ -79,12 +84,13 @@ impl Loaded {
         let mut reports = Vec::with_capacity(PROBES.len());
         for probe in PROBES {
             reports.push(match probe.needs {
-                Needs::GuardedCpus => nothing_guarded(probe),
+                Needs::GuardedCpus => not_applicable(probe, NOTHING_GUARDED),
+                Needs::Taps => not_applicable(probe, NO_TAPS),
                 Needs::Nothing | Needs::Vcpu => attach_probe(&mut ebpf, probe, &facts),
             });
         }
         withdraw_dependents(&mut reports);
-        Ok(Self { ebpf, facts, reports, guarded: CpuSet::new() })
+        Ok(Self { ebpf, facts, reports, guarded: CpuSet::new(), follow_limit: FOLLOWED_PER_STRETCH })
     }
 
     /// Whether there is a KVM on this host whose guests could be seen.
@@ -111,13 +117,19 @@ impl Loaded {
                 map.set(cpu.0, flag, 0).map_err(|e| read_error(NAME, e))?;
             }
         }
+        if !cpus.is_empty() {
+            self.attach_late(Needs::GuardedCpus);
+        }
+        Ok(())
+    }
+
+    /// Attaches the probes that need this, once it is there.
+    pub(super) fn attach_late(&mut self, needs: Needs) {
         for (probe, report) in PROBES.iter().zip(&mut self.reports) {
-            let unattached = matches!(report.verdict, Verdict::NotApplicable { .. });
-            if probe.needs == Needs::GuardedCpus && unattached && !cpus.is_empty() {
+            if probe.needs == needs && matches!(report.verdict, Verdict::NotApplicable { .. }) {
                 *report = attach_probe(&mut self.ebpf, probe, &self.facts);
             }
         }
-        Ok(())
     }
 
     /// How each probe fares, in registry order.
@@ -134,7 +146,7 @@ impl Loaded {
     /// The maps, to be read.
     #[must_use]
     pub fn maps(&self) -> impl MapReader + '_ {
-        Maps(&self.ebpf)
+        Maps(&self.ebpf, &self.facts)
     }
 
     /// What was lost so far: probe, cause, times.
@@ -142,7 +154,7 @@ impl Loaded {
     /// # Errors
     /// When the map cannot be read.
     pub fn lost(&self) -> Result<Vec<(&'static str, &'static str, u64)>, ReadError> {
-        Maps(&self.ebpf).lost()
+        Maps(&self.ebpf, &self.facts).lost()
     }
 
     /// How long and how often a probe's programs have run; `None` while the kernel does not count that
@@ -210,7 +222,7 @@ impl Loaded {
         Ok(())
     }
 
-    fn map_mut<'a, M>(&'a mut self, name: &'static str) -> Result<M, ReadError>
+    pub(super) fn map_mut<'a, M>(&'a mut self, name: &'static str) -> Result<M, ReadError>
     where
         M: TryFrom<&'a mut aya::maps::Map>,
         M::Error: std::fmt::Display,
@@ -220,7 +232,7 @@ impl Loaded {
     }
 }
 
-fn read_error(map: &'static str, cause: impl std::fmt::Display) -> ReadError {
+pub(super) fn read_error(map: &'static str, cause: impl std::fmt::Display) -> ReadError {
     ReadError { map, cause: cause.to_string() }
 }
 
@@ -250,6 +262,8 @@ fn load_object(facts: &KernelFacts, sizes: Sizes) -> Result<Ebpf, LoadError> {
         ("NOISE", sizes.noise),
         ("NOISE_IDS", sizes.noise),
         ("NOISE_HIST", sizes.noise),
+        ("PATH_COUNTS", sizes.devices),
+        ("PATH_HIST", sizes.devices * HOPS),
     ] {
         loader.map_max_entries(map, size);
     }
@@ -288,9 +302,11 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     text.split('\n').next().unwrap_or_default().to_owned()
 }
 
-fn nothing_guarded(probe: &ProbeSpec) -> ProbeReport {
-    let reason = "no CPU is guarded: no vCPU is pinned to a part of the CPUs".to_owned();
-    let verdict = Verdict::NotApplicable { reason };
+const NOTHING_GUARDED: &str = "no CPU is guarded: no vCPU is pinned to a part of the CPUs";
+const NO_TAPS: &str = "no guest has a tap in this network namespace";
+
+fn not_applicable(probe: &ProbeSpec, reason: &str) -> ProbeReport {
+    let verdict = Verdict::NotApplicable { reason: reason.to_owned() };
     ProbeReport { probe: probe.name.to_owned(), verdict, attached: Vec::new() }
 }
 

@@ -6,5 +6,6 @@ pub mod format;
 mod loader;
 mod maps;
 mod object;
+mod paths;
 
 pub use loader::{LoadError, Loaded, Sizes};

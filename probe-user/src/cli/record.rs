@@ -4,7 +4,7 @@ use super::{Exit, Failure, Globals, duration, failures, print, progress};
 use crate::app::{guests, record};
 use crate::host::{HostRoot, read_topology};
 use crate::session;
-use crate::workload::Echo;
+use crate::workload::{Echo, Reading};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -26,6 +26,9 @@ pub struct Args {
     /// Name of the configuration in force, for comparing later
     #[arg(long, value_name = "NAME", default_value = "baseline")]
     config: String,
+    /// COMMAND states its figures itself, as JSON in its last line (docs/workloads.md)
+    #[arg(long, requires = "command")]
+    workload_json: bool,
     /// A command that makes load; its exit code becomes vfprobe's
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
@@ -53,6 +56,7 @@ pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
         duration,
         warm_up: Duration::ZERO,
         command: &args.command,
+        reading: if args.workload_json { Reading::Stated } else { Reading::ByTool },
         echo: if globals.quiet { Echo::No } else { Echo::ToStderr },
     };
     // Before the file: a host that cannot be observed leaves none behind.

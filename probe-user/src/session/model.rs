@@ -85,6 +85,9 @@ pub struct TuningLoad {
     pub name: Option<String>,
     /// The command; none when empty.
     pub command: Vec<String>,
+    /// Whether it states its figures itself.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub stated: bool,
     /// Time between its start and the window (ns).
     pub warm_up_ns: u64,
     /// Length of the window (ns).

@@ -4,6 +4,7 @@
 
 pub mod fortio;
 pub mod iperf3;
+pub mod json;
 mod latency;
 pub mod netperf;
 pub mod ping;
@@ -15,4 +16,4 @@ pub mod wrk;
 
 pub use recognise::parse;
 pub use result::{Better, Metric, Unit, Workload};
-pub use run::{Echo, Running, WorkloadError, start};
+pub use run::{Echo, Reading, Running, WorkloadError, start};

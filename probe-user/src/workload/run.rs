@@ -1,6 +1,6 @@
 //! Starting a workload, collecting its output, and ending it with everything it started.
 
-use super::{Workload, parse};
+use super::{Workload, json, parse};
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::{
     io::{self, Write},
@@ -16,6 +16,8 @@ use tokio::{
 
 /// Output beyond this is read and dropped, so that a talkative workload neither blocks nor fills memory.
 const MAX_OUTPUT: usize = 8 << 20;
+/// The tool of figures that a command states itself.
+const STATED: &str = "workload";
 /// How much of standard error is kept, from its end.
 const STDERR_KEPT: usize = 2048;
 
@@ -26,6 +28,16 @@ pub enum Echo {
     No,
     /// Both of its streams are copied to standard error; standard output stays vfprobe's own.
     ToStderr,
+}
+
+/// How figures are read out of what a workload says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reading {
+    /// As the tool that the command names writes them.
+    #[default]
+    ByTool,
+    /// As the command states them itself, in JSON (docs/workloads.md).
+    Stated,
 }
 
 /// A workload that could not be run.
@@ -56,6 +68,7 @@ pub enum WorkloadError {
 #[derive(Debug)]
 pub struct Running {
     command: Vec<String>,
+    reading: Reading,
     child: Child,
     group: Option<Pid>,
     started: Instant,
@@ -82,10 +95,18 @@ pub fn start(command: &[String], echo: Echo) -> Result<Running, WorkloadError> {
     let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
     let stdout = tokio::spawn(collect(child.stdout.take(), echo));
     let stderr = tokio::spawn(collect(child.stderr.take(), echo));
-    Ok(Running { command: command.to_vec(), child, group, started, wall: None, stdout, stderr })
+    let reading = Reading::default();
+    Ok(Running { command: command.to_vec(), reading, child, group, started, wall: None, stdout, stderr })
 }
 
 impl Running {
+    /// Says how its figures are read.
+    #[must_use]
+    pub fn read_as(mut self, reading: Reading) -> Self {
+        self.reading = reading;
+        self
+    }
+
     /// Waits until the command ends by itself; what it left running is then killed, as it would hold the pipes open and
     /// the load on. Cancel-safe: it can be raced against a timer or a signal, and called again.
     ///
@@ -134,7 +155,12 @@ impl Running {
             stderr: tail(&String::from_utf8_lossy(err)).to_owned(),
             ..Workload::default()
         };
-        if let Some((tool, parsed)) = parse(&self.command, &String::from_utf8_lossy(out)) {
+        let out = String::from_utf8_lossy(out);
+        let read = match self.reading {
+            Reading::ByTool => parse(&self.command, &out),
+            Reading::Stated => Some((STATED, json::parse(&out))),
+        };
+        if let Some((tool, parsed)) = read {
             result.tool = Some(tool.to_owned());
             match parsed {
                 Ok(metrics) => result.metrics = metrics,
@@ -216,6 +242,17 @@ mod tests {
         assert_eq!((result.exit_code, result.signal, result.stopped), (Some(7), None, false));
         assert_eq!((result.stderr.as_str(), result.tool.as_deref()), ("wrong", None));
         assert!(!result.succeeded() && result.wall_ns > 0);
+    }
+
+    #[test]
+    fn a_command_states_its_own_figures() {
+        let script = r#"echo '{"metrics":[{"name":"jobs","value":7,"better":"higher"}]}'"#;
+        let result = run(async {
+            let mut running = start(&command(script), Echo::No).unwrap().read_as(Reading::Stated);
+            running.ended().await.unwrap();
+            running.finish(GRACE).await.unwrap()
+        });
+        assert_eq!((result.tool.as_deref(), result.metric("jobs").unwrap().value), (Some("workload"), 7.0));
     }
 
     #[test]

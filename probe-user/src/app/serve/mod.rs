@@ -7,7 +7,7 @@ mod follow;
 mod reload;
 mod service;
 
-use super::reconcile::{ReconcileError, Reconciler};
+use super::reconcile::{Mode, ReconcileError, Reconciler};
 use super::{privileges, service_manager};
 use crate::apply::StateDir;
 use crate::bpf::LoadError;
@@ -39,6 +39,8 @@ pub struct Options {
     pub state: StateDir,
     /// A policy to keep.
     pub policy: Option<PathBuf>,
+    /// What is done about the policy.
+    pub mode: Mode,
     /// Who gets in; everybody without one.
     pub web_config: Option<PathBuf>,
 }
@@ -85,7 +87,7 @@ pub enum ServeError {
 /// # Errors
 /// [`ServeError`] when the address cannot be listened on, or nothing can be observed.
 pub fn run(root: HostRoot, options: Options, reread: Reread) -> Result<(), ServeError> {
-    let Options { listen, shape: Shape { fold, bounds }, state, policy, web_config } = options;
+    let Options { listen, shape: Shape { fold, bounds }, state, policy, mode, web_config } = options;
     let process = |what| move |source: io::Error| ServeError::Process { what, source };
     // Threads that are started from here on have none either.
     rustix::thread::set_no_new_privs(true)
@@ -101,7 +103,7 @@ pub fn run(root: HostRoot, options: Options, reread: Reread) -> Result<(), Serve
         let (listeners, listen) = listeners(listen).await?;
         let web =
             web_config.as_deref().map(Web::read).transpose().map_err(ExportError::Web)?.unwrap_or_default();
-        let reconciler = policy.map(|path| Reconciler::take(root.clone(), &state, path)).transpose()?;
+        let reconciler = policy.map(|path| Reconciler::take(root.clone(), &state, path, mode)).transpose()?;
         let service = Arc::new(Service::start(root, state)?);
         let give_up = process("give up capabilities");
         let reading =

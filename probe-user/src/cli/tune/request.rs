@@ -11,6 +11,7 @@ use crate::model::topology::Guest;
 use crate::plan::policy::parse_cpus;
 use crate::plan::sweep::{MOST_VARIANTS, SweepError, Variant, variants};
 use crate::plan::{Isolate, Placement, guest_policy_text};
+use crate::workload::Reading;
 use anyhow::{Context as _, anyhow};
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -34,7 +35,10 @@ fn loads(args: &Args, root: &HostRoot, guest: &Guest) -> Result<Vec<Load>, Failu
     let Args { duration, warm_up, command, .. } = args;
     let (duration, warm_up) = (*duration, *warm_up);
     match args.preset {
-        None => Ok(vec![Load { name: None, command: command.clone(), warm_up, duration }]),
+        None => {
+            let reading = if args.workload_json { Reading::Stated } else { Reading::ByTool };
+            Ok(vec![Load { name: None, command: command.clone(), reading, warm_up, duration }])
+        }
         Some(Preset::Paper) => {
             let target = match args.target {
                 Some(target) => target,

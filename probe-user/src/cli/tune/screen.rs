@@ -75,12 +75,14 @@ fn remaining(elapsed: Duration, place: &Place<'_>) -> String {
 mod tests {
     use super::*;
     use crate::app::loads::Load;
+    use crate::workload::Reading;
 
     #[test]
     fn remaining_time_follows_the_runs_made() {
         let load = Load {
             name: None,
             command: Vec::new(),
+            reading: Reading::ByTool,
             warm_up: Duration::from_secs(1),
             duration: Duration::from_secs(9),
         };

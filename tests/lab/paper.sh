@@ -1,6 +1,6 @@
 # The paper's experiment as `tune --preset` makes it, and a session that is killed and continued. After each the host is
 # as it was.
-# lab: limit=500
+# lab: limit=700
 # lab: kernels=6.12
 . /lab/support/lab.sh
 set -u
@@ -34,7 +34,7 @@ print(", ".join(f"{n} {load}" for load, n in sorted(loads.items())))')"
 as_before paper-undone
 
 # Killed in the second of its runs at the earliest, with a configuration in force and seconds of it in the file.
-vfprobe tune --guest vm1 --cpus 2 --try own --repeat 3 -d 4s --seed 1 -o /out/cut.vfprobe >/out/cut.txt 2>&1 &
+vfprobe tune --guest vm1 --cpus 2 --try own --repeat 3 -d 6s --seed 1 -o /out/cut.vfprobe >/out/cut.txt 2>&1 &
 TUNE=$!
 in_force() {
   vfprobe status | grep -q own || return 1

@@ -4,9 +4,9 @@
 //! counted, never dropped in silence; what cannot be observed is named, never exported as zero.
 
 use super::{
-    CountedVf, ProbeState, Status,
+    Began, CountedVf, ProbeState, Status,
     bounds::seconds,
-    registry::{self, Metric, Origin, Unit},
+    registry::{self, Kind, Metric, Origin, Unit},
 };
 use crate::{
     model::topology::{Guest, Slot, Topology, Vf, Vmm},
@@ -17,6 +17,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
     fmt,
     str::FromStr,
+    time::SystemTime,
 };
 
 /// Label values in the order of the metric's labels; a label without a value holds the empty text, which is the same
@@ -143,6 +144,14 @@ pub fn families<'a>(scrape: &Scrape<'a>, fold: &Fold) -> Vec<Family<'a>> {
     all.own("vfprobe_scrape_duration_seconds", [""; 0], scrape.read_seconds);
     all.own("vfprobe_unregistered_series", [""; 0], all.unregistered as f64);
     all.by_name.into_values().collect()
+}
+
+/// Since when a sample counts; `None` where it counts nothing or that is not known.
+pub(super) fn since(metric: &Metric, values: &Values<'_>, began: &Began) -> Option<SystemTime> {
+    // A driver does not say since when it counts.
+    let counts = matches!(metric.kind, Kind::Counter | Kind::Histogram) && metric.origin != Origin::Driver;
+    let guest = metric.labels.iter().position(|label| *label == "guest").and_then(|at| values.get(at));
+    if counts { began.of(guest.map(AsRef::as_ref)) } else { None }
 }
 
 impl<'a> Families<'a> {

@@ -7,7 +7,7 @@
 use super::{
     ExportError, Exporter,
     negotiate::{self, Format},
-    openmetrics, pages, prometheus,
+    openmetrics, pages, prometheus, protobuf,
     web::Web,
 };
 use bytes::Bytes;
@@ -247,6 +247,7 @@ async fn metrics(
     let content_type = match format {
         Format::Text => prometheus::CONTENT_TYPE,
         Format::OpenMetrics => openmetrics::CONTENT_TYPE,
+        Format::Protobuf => protobuf::CONTENT_TYPE,
     };
     let mut response = response(StatusCode::OK, content_type, exporter.metrics(format).await?);
     response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));

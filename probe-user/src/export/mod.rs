@@ -1,17 +1,20 @@
 //! Figures out to Prometheus: the table of metrics, a snapshot turned into metric families, text, HTTP.
 //!
 //! Edge. Takes what a [`Source`] says and serves it; must not know that the figures come from BPF, nor change
-//! anything on the host. The way of a scrape: `http` -> `scrape` -> [`Source`] -> `families` -> `prometheus` or `openmetrics`.
+//! anything on the host. The way of a scrape: `http` -> `scrape` -> [`Source`] -> `families` -> `prometheus`, `openmetrics` or
+//! `protobuf`.
 
 pub mod bounds;
 pub mod families;
 pub mod http;
 pub mod labels;
 pub mod ledger;
+pub mod native;
 pub mod negotiate;
 pub mod openmetrics;
 pub mod pages;
 pub mod prometheus;
+pub mod protobuf;
 pub mod reference;
 pub mod registry;
 pub mod scrape;

@@ -1,4 +1,4 @@
-//! Which text a scraper wants, by its `Accept` header. Pure.
+//! Which form of the metrics a scraper wants, by its `Accept` header. Pure.
 
 /// A form that metrics can be written in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -7,34 +7,47 @@ pub enum Format {
     Text,
     /// OpenMetrics 1.0 text.
     OpenMetrics,
+    /// Messages `io.prometheus.client.MetricFamily`, each behind its length.
+    Protobuf,
 }
 
-/// The form that an `Accept` header prefers: OpenMetrics only where it is named and not liked less than plain text.
-/// Whatever cannot be understood is passed over; nobody is refused.
+/// The form that an `Accept` header prefers: another than plain text only where it is named and not liked less than plain
+/// text; protobuf before OpenMetrics, as it says more. Whatever cannot be understood is passed over; nobody is refused.
 #[must_use]
 pub fn format(accept: &str) -> Format {
-    let mut best: [Option<u16>; 2] = [None, None];
+    let mut best: [Option<u16>; 3] = [None; 3];
     for range in accept.split(',') {
         let mut parts = range.split(';').map(str::trim);
         let at = match parts.next().unwrap_or_default().to_ascii_lowercase().as_str() {
-            "application/openmetrics-text" => 0,
-            "text/plain" | "text/*" => 1,
+            "application/vnd.google.protobuf" => 0,
+            "application/openmetrics-text" => 1,
+            "text/plain" | "text/*" => 2,
             _ => continue,
         };
-        let (mut quality, mut known) = (Some(1000), true);
+        // Protobuf is nothing without its message, and the way in which messages follow each other.
+        let (mut quality, mut known, mut told) = (Some(1000), true, if at == 0 { 0 } else { 2 });
         for (key, value) in parts.filter_map(|part| part.split_once('=')) {
             match key.trim() {
                 "q" => quality = thousandths(value.trim()),
-                "version" if at == 0 => known = matches!(value.trim(), "1.0.0" | "0.0.1"),
+                "proto" if at == 0 => {
+                    known &= value.trim() == "io.prometheus.client.MetricFamily";
+                    told += 1;
+                }
+                "encoding" if at == 0 => {
+                    known &= value.trim() == "delimited";
+                    told += 1;
+                }
+                "version" if at == 1 => known = matches!(value.trim(), "1.0.0" | "0.0.1"),
                 _ => {}
             }
         }
-        if let (true, Some(quality)) = (known, quality) {
+        if let (true, Some(quality)) = (known && told == 2, quality) {
             best[at] = best[at].max(Some(quality));
         }
     }
     match best {
-        [Some(open), plain] if open > 0 && Some(open) >= plain => Format::OpenMetrics,
+        [Some(proto), open, plain] if proto > 0 && Some(proto) >= open.max(plain) => Format::Protobuf,
+        [_, Some(open), plain] if open > 0 && Some(open) >= plain => Format::OpenMetrics,
         _ => Format::Text,
     }
 }
@@ -72,10 +85,21 @@ mod tests {
                  text/plain;version=0.0.4;q=0.3,*/*;q=0.2",
                 Format::OpenMetrics,
             ),
-            // Prometheus 3 where native histograms are asked for: protobuf is not spoken here.
+            // Prometheus 3 where native histograms are asked for.
             (
                 "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.7,\
                  application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.4,*/*;q=0.2",
+                Format::Protobuf,
+            ),
+            (
+                "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=text,text/plain",
+                Format::Text,
+            ),
+            ("application/vnd.google.protobuf;proto=other.Message;encoding=delimited", Format::Text),
+            ("application/vnd.google.protobuf", Format::Text),
+            (
+                "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.2,\
+                 application/openmetrics-text;q=0.6",
                 Format::OpenMetrics,
             ),
         ] {

@@ -6,8 +6,8 @@
 
 use super::{
     bounds::{self, Bounds},
-    families::{Family, Sample, Values},
-    registry::{Kind, Metric, Origin, Unit},
+    families::{self, Family, Sample, Values},
+    registry::{Kind, Metric, Unit},
     source::Began,
 };
 use std::fmt::{self, Write as _};
@@ -53,11 +53,7 @@ pub fn text(families: &[Family<'_>], bounds: Bounds, began: &Began) -> Result<St
                     writeln!(text, "{name}_count{} {n}", braced(&labels))?;
                 }
             }
-            // A driver does not say since when it counts.
-            if matches!(metric.kind, Kind::Counter | Kind::Histogram)
-                && metric.origin != Origin::Driver
-                && let Some(since) = began.of(guest(metric, values)).and_then(unix)
-            {
+            if let Some(since) = families::since(metric, values, began).and_then(unix) {
                 writeln!(text, "{name}_created{} {since}", braced(&labels))?;
             }
         }
@@ -74,11 +70,6 @@ fn family_name(metric: &Metric) -> &'static str {
         Kind::Histogram | Kind::Gauge => "",
     };
     metric.name.strip_suffix(ending).unwrap_or(metric.name)
-}
-
-fn guest<'a>(metric: &Metric, values: &'a Values<'_>) -> Option<&'a str> {
-    let at = metric.labels.iter().position(|label| *label == "guest")?;
-    values.get(at).map(AsRef::as_ref)
 }
 
 /// Seconds since 1970, to the millisecond: finer would only claim more than is known.

@@ -19,11 +19,16 @@ histograms, but for those of VFs, start at 0 when `vfprobe serve` starts. Guests
 answer. What cannot be observed has no series at all and is named by `vfprobe_series_hidden_info`: absent never means 0.
 
 The answer is OpenMetrics 1.0 where the scraper's `Accept` asks for it, as Prometheus' does, else Prometheus' text format
-0.0.4; samples, labels and bounds are the same. Only OpenMetrics has `_created`: the moment at which a counter or histogram
+0.0.4; samples, labels and bounds are the same. OpenMetrics has `_created`: the moment at which a counter or histogram
 was 0, which is the start of the probes, or for a guest that came later the last look at the host that did not find it.
-Native histograms are not offered: they need the protobuf format, and their bounds, powers of two in seconds, do not lie on
-the kernel's, powers of two in nanoseconds, so that their counts could not be exact. Prometheus can make native ones with
-custom, exact bounds of the classic ones itself (`convert_classic_histograms_to_nhcb: true` in its configuration).
+
+Where Prometheus asks for native histograms (`scrape_native_histograms: true`; before 3.8 the flag
+`--enable-feature=native-histograms`), the answer is protobuf, and each histogram is in it twice: with the classic buckets, and with
+native ones of schema 3, 9 % wide, so that a quantile is at most 9 % off instead of a factor of two, and 27 series become one. Native bounds, powers
+of two in seconds, do not lie on the kernel's, powers of two in nanoseconds: a kernel bucket is counted whole where its upper
+end lies. So a native bucket never says less than was measured, and values up to 6.25 % below a bound may be counted above it;
+counts and sums are exact. Where exact bounds matter more, Prometheus can make native histograms of the classic bounds itself
+(`convert_classic_histograms_to_nhcb: true`), and `always_scrape_classic_histograms: true` keeps both.
 ";
 
 const VFS: &str = "

@@ -9,7 +9,7 @@ use super::{
     bounds::Bounds,
     families::{self, Fold, Scrape},
     negotiate::Format,
-    openmetrics, prometheus,
+    openmetrics, prometheus, protobuf,
 };
 use bytes::Bytes;
 use std::{
@@ -38,15 +38,15 @@ struct Latest {
     reading: u64,
     /// Its form; `None` before the first one.
     format: Option<Format>,
-    text: Weak<String>,
+    text: Weak<Vec<u8>>,
 }
 
 /// A shared answer as the owner of a [`Bytes`].
-struct Shared(Arc<String>);
+struct Shared(Arc<Vec<u8>>);
 
 impl AsRef<[u8]> for Shared {
     fn as_ref(&self) -> &[u8] {
-        self.0.as_bytes()
+        &self.0
     }
 }
 
@@ -99,16 +99,17 @@ impl Exporter {
     }
 }
 
-fn text(source: &dyn Source, fold: &Fold, bounds: Bounds, format: Format) -> Result<String, ExportError> {
+fn text(source: &dyn Source, fold: &Fold, bounds: Bounds, format: Format) -> Result<Vec<u8>, ExportError> {
     let start = Instant::now();
-    let snapshot = source.snapshot().inspect_err(|error| tracing::warn!(%error, "probes could not be read"));
+    let (snapshot, status) = source.scrape();
+    let snapshot = snapshot.inspect_err(|error| tracing::warn!(%error, "probes could not be read"));
     let read_seconds = start.elapsed().as_secs_f64();
-    let status = source.status();
     let vfs = source.vf_counters();
     let scrape = Scrape { snapshot: snapshot.as_ref().ok(), status: &status, vfs: &vfs, read_seconds };
     let families = families::families(&scrape, fold);
     Ok(match format {
-        Format::Text => prometheus::text(&families, bounds)?,
-        Format::OpenMetrics => openmetrics::text(&families, bounds, &status.began)?,
+        Format::Text => prometheus::text(&families, bounds)?.into_bytes(),
+        Format::OpenMetrics => openmetrics::text(&families, bounds, &status.began)?.into_bytes(),
+        Format::Protobuf => protobuf::bytes(&families, bounds, &status.began),
     })
 }

@@ -19,6 +19,11 @@ pub trait Source: Send + Sync {
     /// How the probes stand, which configuration is in force, and the guests' interrupts. Cheap: no scan of `/proc`.
     fn status(&self) -> Status;
 
+    /// Both at one moment: the configuration that the status names is the one that new figures are counted under.
+    fn scrape(&self) -> (Result<Snapshot, SourceError>, Status) {
+        (self.snapshot(), self.status())
+    }
+
     /// What drivers of PFs count now for the host's VFs. One of which nothing is told is missing.
     fn vf_counters(&self) -> Vec<CountedVf>;
 }

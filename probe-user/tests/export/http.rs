@@ -36,7 +36,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    async fn start(source: Arc<dyn Source>, limits: Limits) -> Self {
+    pub(crate) async fn start(source: Arc<dyn Source>, limits: Limits) -> Self {
         Self::guarded(source, limits, Web::default()).await
     }
 
@@ -62,7 +62,7 @@ impl Server {
         read_to_close(&mut stream).await
     }
 
-    async fn get(&self, path: &str) -> String {
+    pub(crate) async fn get(&self, path: &str) -> String {
         self.exchange(format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n").as_bytes()).await
     }
 
@@ -75,14 +75,14 @@ impl Server {
 pub(crate) async fn read_to_close(stream: &mut TcpStream) -> String {
     let mut answer = Vec::new();
     let _ = timeout(HANG, stream.read_to_end(&mut answer)).await.expect("the server closes");
-    String::from_utf8(answer).unwrap()
+    String::from_utf8_lossy(&answer).into_owned()
 }
 
-fn status_line(answer: &str) -> &str {
+pub(crate) fn status_line(answer: &str) -> &str {
     answer.lines().next().unwrap_or_default()
 }
 
-fn body(answer: &str) -> &str {
+pub(crate) fn body(answer: &str) -> &str {
     answer.split_once("\r\n\r\n").map_or("", |(_, body)| body)
 }
 
@@ -114,6 +114,12 @@ async fn the_form_is_the_one_asked_for() {
             "application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.4",
             "content-type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n",
             true,
+        ),
+        (
+            "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited",
+            "content-type: application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; \
+             encoding=delimited\r\n",
+            false,
         ),
     ] {
         let request = format!("GET /metrics HTTP/1.1\r\nHost: t\r\nAccept: {accept}\r\n\r\n");

@@ -3,8 +3,10 @@
 
 mod agreement;
 mod exposition;
+mod fuzz;
 mod http;
 mod made_up;
+mod native;
 mod open;
 mod text;
 mod web;

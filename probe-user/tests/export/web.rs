@@ -10,7 +10,7 @@ use tokio::{io::AsyncWriteExt, process::Command};
 /// The password of `prom` is `secret`; the hash is from crypt(3).
 const USERS: &str =
     "basic_auth_users:\n  prom: $2y$04$5VjZVGsbvv1CGpbwn2xcVeOqZVhLU8xt9sUdR4ybwNG/ZHHfsytvC\n";
-const TLS: &str = "tls_server_config:\n  cert_file: cert.pem\n  key_file: key.pem\n";
+pub(crate) const TLS: &str = "tls_server_config:\n  cert_file: cert.pem\n  key_file: key.pem\n";
 
 /// Makes a CA, and a certificate of it for `name`.
 fn certificate(dir: &Path, ca: &str, cert: &str, key: &str, name: &str) {
@@ -28,14 +28,14 @@ fn certificate(dir: &Path, ca: &str, cert: &str, key: &str, name: &str) {
 }
 
 /// A folder with a server's CA, certificate and key, and a client's.
-fn folder() -> tempfile::TempDir {
+pub(crate) fn folder() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     certificate(dir.path(), "ca.pem", "cert.pem", "key.pem", "localhost");
     certificate(dir.path(), "clients.pem", "client.pem", "client-key.pem", "client");
     dir
 }
 
-fn read(dir: &Path, text: &str) -> Web {
+pub(crate) fn read(dir: &Path, text: &str) -> Web {
     let path = dir.join("web.yml");
     fs::write(&path, text).unwrap();
     Web::read(&path).unwrap()

@@ -74,6 +74,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("tokio::", &["export", "workload", "app", "cli"]),
     ("hyper::", &["export"]),
     ("prometheus::", &["export"]),
+    ("prost::", &["export"]),
     ("rustls::", &["export"]),
     ("tokio_rustls::", &["export"]),
     ("bcrypt::", &["export"]),

@@ -137,6 +137,34 @@ impl Now {
         Ok(snapshot)
     }
 
+    /// The figures, each under the configuration it was counted under.
+    fn labelled(&mut self) -> Result<Snapshot, SourceError> {
+        match self.read() {
+            Ok(snapshot) => {
+                self.broken = None;
+                Ok(self.ledger.label(snapshot))
+            }
+            Err(error) => {
+                self.broken = Some(error.to_string());
+                Err(SourceError(error.to_string()))
+            }
+        }
+    }
+
+    fn status(&self) -> Status {
+        let reports = self.observer.reports().iter();
+        let probes =
+            reports.map(|report| status_of(report, self.observer.cost(report), self.broken.as_deref()));
+        Status {
+            config: self.ledger.config().to_owned(),
+            hold: self.hold,
+            probes: probes.collect(),
+            topology: Some(Arc::clone(&self.topology)),
+            began: self.began.clone(),
+            own: own_cost::read(),
+        }
+    }
+
     fn switch(&mut self, config: &str) {
         if config == self.ledger.config() {
             return;
@@ -171,32 +199,18 @@ fn began(known: &Began, before: &Topology, after: &Topology, looked: SystemTime)
 
 impl Source for Service {
     fn snapshot(&self) -> Result<Snapshot, SourceError> {
-        let mut now = self.now();
-        match now.read() {
-            Ok(snapshot) => {
-                now.broken = None;
-                Ok(now.ledger.label(snapshot))
-            }
-            Err(error) => {
-                now.broken = Some(error.to_string());
-                Err(SourceError(error.to_string()))
-            }
-        }
+        self.now().labelled()
     }
 
     fn status(&self) -> Status {
-        let now = self.now();
-        let reports = now.observer.reports().iter();
-        let probes =
-            reports.map(|report| status_of(report, now.observer.cost(report), now.broken.as_deref()));
-        Status {
-            config: now.ledger.config().to_owned(),
-            hold: now.hold,
-            probes: probes.collect(),
-            topology: Some(Arc::clone(&now.topology)),
-            began: now.began.clone(),
-            own: own_cost::read(),
-        }
+        self.now().status()
+    }
+
+    fn scrape(&self) -> (Result<Snapshot, SourceError>, Status) {
+        // One lock for both: a configuration that comes into force meanwhile is in both, or in none.
+        let mut now = self.now();
+        let snapshot = now.labelled();
+        (snapshot, now.status())
     }
 
     fn vf_counters(&self) -> Vec<CountedVf> {

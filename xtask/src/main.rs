@@ -1,6 +1,7 @@
 //! `cargo xtask`: what a developer runs. One file or folder per command; this file only reads the arguments.
 //! Nothing here uses vfprobe's own crates: xtask starts cargo, QEMU and the built binaries.
 
+mod bench;
 mod bpf;
 mod demo;
 mod dist;
@@ -29,6 +30,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// What vfprobe costs, measured
+    Bench(bench::Args),
     /// Build the committed BPF object, or check that it is what the sources give
     Bpf(bpf::Args),
     /// From a fresh clone to a verdict: measure direct interrupt routing in an emulated SR-IOV host
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<ExitCode> {
     let workspace = Workspace::locate()?;
     match command {
+        Command::Bench(args) => bench::run(&workspace, &args),
         Command::Bpf(args) => bpf::run(&workspace, &args).map(|()| ExitCode::SUCCESS),
         Command::Test(args) => test::run(&workspace, &args),
         Command::Demo(args) => demo::run(&workspace, &args),

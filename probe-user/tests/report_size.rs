@@ -1,0 +1,86 @@
+//! A large session through all of a comparison: written, read, compared, rendered. Asserts what must be in it; prints how
+//! long each step takes and how large it is, which `cargo xtask bench report` shows of an optimised build.
+
+use probe_user::{
+    report::{
+        assess::{Named, assess, pairs_within},
+        html,
+    },
+    session::{self, Encoder, Header, HostFacts, RunEnd, RunStart},
+    stats::{Histogram, Labels, Observability, Series, Snapshot, compare::Detail},
+};
+use std::time::Instant;
+
+const GUESTS: u64 = 63;
+const SLOTS: u64 = 3;
+const STAGES: [&str; 5] = ["dispatch", "wake", "inject", "delivery", "service"];
+const RUNS: u32 = 3;
+const VALUES: u64 = 200;
+
+/// A run in which every series has values, spread over four powers of two, different in each run.
+fn snapshot(run: u32, factor: u64) -> Snapshot {
+    let mut series = Vec::new();
+    for guest in 0..GUESTS {
+        for slot in 0..SLOTS {
+            for (stage, name) in (1u64..).zip(STAGES) {
+                let mut histogram = Histogram::default();
+                for n in 0..VALUES {
+                    // Steps that share no factor with the range reach all of it.
+                    let spread = (n * 7919 + guest * 104_729 + u64::from(run) * 1_299_709) % 15_013;
+                    histogram.record((1_000 + spread) * stage * factor);
+                }
+                let labels = [
+                    ("guest", format!("vm{guest}")),
+                    ("vf", format!("0000:{:02x}:10.0", guest + 1)),
+                    ("slot", slot.to_string()),
+                    ("vcpu", slot.to_string()),
+                    ("stage", name.to_owned()),
+                ];
+                let labels: Labels = labels.map(|(name, value)| (name.to_owned(), value)).into();
+                let probe = "irq_delivery".to_owned();
+                series.push(Series { probe, labels, observable: Observability::Yes, histogram });
+            }
+        }
+    }
+    Snapshot { from_ns: 0, to_ns: 5_000_000_000, series, ..Snapshot::default() }
+}
+
+fn lines() -> String {
+    let mut encoder = Encoder::new(0);
+    let mut text = encoder.header(&Header::default(), &HostFacts::default()).expect("a header");
+    for run in 0..2 * RUNS {
+        let (config, factor) = if run % 2 == 0 { ("baseline", 3) } else { ("own", 1) };
+        let start = RunStart { config: config.to_owned(), order: run, ..RunStart::default() };
+        text += &encoder.start_run(&start).expect("a run");
+        text += &encoder.checkpoint(&snapshot(run, factor)).expect("figures");
+        text += &encoder.end_run(&RunEnd::default()).expect("an end");
+    }
+    text
+}
+
+#[test]
+fn sixty_three_guests_are_compared_and_rendered() {
+    let mut began = Instant::now();
+    let mut step = |what: &str, size: String| {
+        println!("report: {what:<10} {:>7.0} ms  {size}", began.elapsed().as_secs_f64() * 1e3);
+        began = Instant::now();
+    };
+    let text = lines();
+    step("written", format!("{} KiB", text.len() / 1024));
+    let session = session::decode(text.as_bytes()).expect("what was written is read");
+    step("read", format!("{} runs of {} series", session.runs.len(), session.runs[0].snapshot.series.len()));
+    let pairs = pairs_within(Named { file: "f", session: &session }, None, None).expect("two configurations");
+    let assessments: Vec<_> = pairs.into_iter().map(|pair| assess(pair, Detail::Full, None)).collect();
+    let rows = &assessments[0].comparison.rows;
+    step("compared", format!("{} rows", rows.len()));
+    let page = html::render(&assessments, &[]).expect("a page");
+    step("rendered", format!("{} KiB", page.len() / 1024));
+    let series = usize::try_from(GUESTS * SLOTS).expect("few") * STAGES.len();
+    assert_eq!((session.runs[0].snapshot.series.len(), rows.len()), (series, series * 4));
+    // p50, p90 and p99 of each have enough values, p99.9 has not.
+    assert!(page.matches("<tr>").count() > series * 3, "rows are missing");
+    // Where somebody wants to look at it.
+    if let Some(path) = std::env::var_os("VFPROBE_REPORT") {
+        std::fs::write(&path, page).expect("the page can be kept");
+    }
+}

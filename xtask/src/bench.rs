@@ -1,0 +1,32 @@
+//! `cargo xtask bench`: what vfprobe costs, measured with optimised builds. Figures for people, and nothing asserts them.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::process;
+use crate::workspace::Workspace;
+
+/// What is measured.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The figures to measure
+    #[arg(value_enum, default_value = "report")]
+    what: What,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum What {
+    /// A session of 63 guests, 3 vectors and 5 stages: written, read, compared, rendered
+    Report,
+}
+
+pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
+    let mut cargo = process::cargo();
+    cargo.current_dir(&workspace.root).args(["test", "--release", "--quiet", "--package", "probe-user"]);
+    match args.what {
+        What::Report => cargo.args(["--test", "report_size", "--", "--nocapture"]),
+    };
+    process::run(&mut cargo)?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -42,8 +42,7 @@ impl Observer {
     /// # Errors
     /// [`LoadError`] when nothing can be observed here.
     pub fn start_anywhere(root: &HostRoot, topology: &Topology) -> Result<Self, LoadError> {
-        let mut loaded = Loaded::new(root, sizes_for(topology))?;
-        loaded.set_owners(&owners(topology))?;
+        let mut loaded = Loaded::new(root, sizes_for(topology), &owners(topology))?;
         let paths = read_paths(root, topology);
         loaded.set_paths(&paths)?;
         Ok(Self { root: root.clone(), loaded, window: Window::default(), paths, cpu_time: None })

@@ -16,7 +16,7 @@ pub static LABELS: &[(&str, &str)] = &[
     ("irq", "Linux interrupt number on the host"),
     (
         "kind",
-        "`irq`, `vector`, `softirq`, `kernel-thread`, `user-thread` or `nmi`; of network softirqs `net_rx` or `net_tx` (probes.md)",
+        "of noise `irq`, `vector`, `softirq`, `kernel-thread`, `user-thread` or `nmi`; of network softirqs `net_rx` or `net_tx`; of exits `host`, `nmi`, `window` or `apic` (probes.md)",
     ),
     ("mode", "delivery mode"),
     ("netdev", "network interface of the host"),

@@ -85,7 +85,7 @@ impl MapReader for Maps {
     }
 
     fn exit(&self, _: u32) -> Result<ExitSeries, ReadError> {
-        Ok(ExitSeries { tgid: 100, tid: 101, vcpu_id: 0, isa: 1, code: 12 })
+        Ok(ExitSeries { tgid: 100, tid: 101, vcpu_id: 0, isa: 1, code: 1 })
     }
 
     fn vcpus(&self) -> Result<Vec<(u32, Vcpu)>, ReadError> {

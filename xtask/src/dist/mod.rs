@@ -114,6 +114,24 @@ fn release(workspace: &Workspace, maintainer: &str) -> Result<Release> {
     })
 }
 
+/// Packages of `program` for tests of upgrades, each version in a folder of its own below `out`: all but the first are later
+/// versions than it.
+pub(crate) fn versions(workspace: &Workspace, program: &Path, out: &Path, folders: &[&str]) -> Result<()> {
+    let stripped = tempfile::NamedTempFile::new()?;
+    // A development build is twenty times as large with its debug information.
+    run_command(Command::new("strip").arg("-o").arg(stripped.path()).arg(program))?;
+    let mut made = made(workspace, program)?;
+    made.binary = fs::read(stripped.path())?;
+    for (later, folder) in folders.iter().enumerate() {
+        let mut release = release(workspace, MAINTAINER)?;
+        if later > 0 {
+            release.version.push_str(&format!("+{later}"));
+        }
+        write(&installable(workspace, &made, &release)?, &out.join(folder))?;
+    }
+    Ok(())
+}
+
 /// Names and bytes of the packages for package managers.
 fn installable(workspace: &Workspace, made: &Made, release: &Release) -> Result<[(String, Vec<u8>); 2]> {
     let root = &workspace.root;

@@ -20,10 +20,11 @@ use crate::process::{self, shown};
 const ROOT_SUITE: &str = "trixie";
 
 /// What tests, demo and benchmarks use inside the emulated host.
-const ROOT_PACKAGES: [&str; 24] = [
+const ROOT_PACKAGES: [&str; 27] = [
     "bpftrace",
     "busybox-static",
     "ca-certificates",
+    "crun",
     "curl",
     "ethtool",
     "iperf3",
@@ -38,11 +39,13 @@ const ROOT_PACKAGES: [&str; 24] = [
     "prometheus",
     "python3-minimal",
     "qemu-system-x86",
+    "rpm",
     "seabios",
     "socat",
     "sockperf",
     "strace",
     "stress-ng",
+    "systemd",
     "trace-cmd",
     "util-linux",
 ];

@@ -19,6 +19,7 @@ use anyhow::{Context, Result, ensure};
 pub(crate) use self::images::Images;
 pub(crate) use self::kernel::Kernel;
 use self::qemu::{Machine, Share};
+use crate::dist;
 use crate::process::{self, cargo, stdout_of};
 use crate::tally::Tally;
 use crate::workspace::Workspace;
@@ -282,6 +283,13 @@ impl<'a> Lab<'a> {
         self.stage(dev)?;
         eprintln!("lab: building vfprobe (with faults)");
         self.build_into_share("vfprobe-faults", &["--features", "faults"])
+    }
+
+    /// Packages of the vfprobe that is staged, in two versions, in `packages/now` and `packages/next` of its folder.
+    pub(crate) fn stage_packages(&self) -> Result<()> {
+        eprintln!("lab: packaging vfprobe");
+        let dir = self.workspace.target.join("lab/share");
+        dist::versions(self.workspace, &dir.join("vfprobe"), &dir.join("packages"), &["now", "next"])
     }
 
     fn build_into_share(&self, name: &str, words: &[&str]) -> Result<PathBuf> {

@@ -17,6 +17,8 @@ use crate::workspace::{TESTS_PACKAGE, Workspace};
 const EVALUATOR: &str = "lab_eval";
 /// Boots a group gets when the emulated machine breaks down.
 const ATTEMPTS: u32 = 3;
+/// Words for the kernel of a host that systemd runs: nothing of its own on the console, and no questions.
+const SYSTEMD: &str = "lab.init=systemd systemd.show_status=0 systemd.getty_auto=0 systemd.firstboot=0";
 /// Where lab.sh says that a guest broke down by itself.
 const TROUBLE: &str = "trouble";
 /// How Linux says on its console that it, or the machine under it, no longer works.
@@ -52,11 +54,19 @@ struct Settings {
     append: String,
     /// Kernels it runs on, by name; empty for all.
     kernels: Vec<String>,
+    /// Whether /share has the packages of vfprobe.
+    packages: bool,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { limit: Duration::from_secs(600), cpus: 4, append: String::new(), kernels: Vec::new() }
+        Self {
+            limit: Duration::from_secs(600),
+            cpus: 4,
+            append: String::new(),
+            kernels: Vec::new(),
+            packages: false,
+        }
     }
 }
 
@@ -85,6 +95,7 @@ pub(crate) fn groups(workspace: &Workspace, filters: &[String]) -> Result<Vec<Gr
 
 fn parse_settings(text: &str) -> Result<Settings> {
     let mut settings = Settings::default();
+    let mut append = Vec::new();
     for (index, line) in text.lines().enumerate() {
         let Some(setting) = line.strip_prefix("# lab: ") else { continue };
         let number = index + 1;
@@ -98,11 +109,15 @@ fn parse_settings(text: &str) -> Result<Settings> {
             "cpus" => {
                 settings.cpus = value.parse().with_context(|| format!("line {number}: number of CPUs"))?;
             }
-            "append" => settings.append = value.to_owned(),
+            "append" => append.push(value),
+            "init" if value == "systemd" => append.push(SYSTEMD),
+            "init" => bail!("line {number}: `{value}` is no init (systemd)"),
+            "packages" => settings.packages = value == "yes",
             "kernels" => settings.kernels = value.split(',').map(str::to_owned).collect(),
-            _ => bail!("line {number}: `{key}` is no setting (limit, cpus, append, kernels)"),
+            _ => bail!("line {number}: `{key}` is no setting (limit, cpus, append, init, kernels, packages)"),
         }
     }
+    settings.append = append.join(" ");
     Ok(settings)
 }
 
@@ -115,6 +130,9 @@ pub(crate) fn run(
     progress: &mut dyn FnMut(&str),
 ) -> Result<Tally> {
     let share = lab.stage_for_tests(dev)?;
+    if groups.iter().any(|group| group.settings.packages && group.runs_on(kernel)) {
+        lab.stage_packages()?;
+    }
     let mut tally = Tally::default();
     for group in groups.iter().filter(|group| group.runs_on(kernel)) {
         progress(&format!("{kernel}: {}", group.name));
@@ -299,11 +317,12 @@ mod tests {
     #[test]
     fn a_script_says_how_to_boot_for_it() {
         let text = "# What it tests.\n# lab: limit=90\n# lab: cpus=8\n# lab: append=isolcpus=2-3 nohz_full=2-3\n\
-                    # lab: kernels=6.12\n. /lab/support/lab.sh\n";
+                    # lab: kernels=6.12\n# lab: init=systemd\n# lab: packages=yes\n. /lab/support/lab.sh\n";
         let settings = parse_settings(text).unwrap();
         assert_eq!(settings.limit, Duration::from_secs(90));
         assert_eq!(settings.cpus, 8);
-        assert_eq!(settings.append, "isolcpus=2-3 nohz_full=2-3");
+        assert_eq!(settings.append, format!("isolcpus=2-3 nohz_full=2-3 {SYSTEMD}"));
+        assert!(settings.packages);
         assert_eq!(settings.kernels, ["6.12"]);
         assert_eq!(parse_settings("echo\n").unwrap(), Settings::default());
     }
@@ -314,6 +333,7 @@ mod tests {
             ("\n# lab: memory=1G\n", "line 2: `memory` is no setting"),
             ("# lab: limit\n", "line 1: `# lab: limit` has no `=`"),
             ("# lab: cpus=many\n", "line 1: number of CPUs"),
+            ("# lab: init=runit\n", "line 1: `runit` is no init"),
         ];
         for (text, expected) in cases {
             let error = format!("{:#}", parse_settings(text).unwrap_err());

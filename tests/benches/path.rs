@@ -1,4 +1,4 @@
-//! `cargo bench -p vfprobe-tests --bench path`: what following packets costs, for each packet that goes from an uplink through a bridge to a
+//! `cargo xtask bench path`: what following packets costs, for each packet that goes from an uplink through a bridge to a
 //! guest's tap and is read there. Needs root.
 //!
 //! Everything is compared within one run, in turn, on the same load; nothing is asserted. Beside vfprobe: a capture of the

@@ -19,13 +19,21 @@ pub(crate) struct Args {
 enum What {
     /// A session of 63 guests, 3 vectors and 5 stages: written, read, compared, rendered
     Report,
+    /// CPU time for each packet between an uplink and a guest's tap, unobserved and observed (needs root)
+    Path,
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     let mut cargo = process::cargo();
-    cargo.current_dir(&workspace.root).args(["test", "--release", "--quiet", "--package", "probe-user"]);
+    cargo.current_dir(&workspace.root);
     match args.what {
-        What::Report => cargo.args(["--test", "report_size", "--", "--nocapture"]),
+        What::Report => cargo.args(["test", "--release", "--quiet", "--package", "probe-user"]).args([
+            "--test",
+            "report_size",
+            "--",
+            "--nocapture",
+        ]),
+        What::Path => cargo.args(["bench", "--quiet", "--package", "vfprobe-tests", "--bench", "path"]),
     };
     process::run(&mut cargo)?;
     Ok(ExitCode::SUCCESS)

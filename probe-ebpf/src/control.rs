@@ -58,11 +58,16 @@ pub enum Lost {
     NoiseTooDeep = 15,
     /// An injection by the irqfd work queue that could not be told which interrupt it belongs to, or reached no vCPU.
     SlowUnjoined = 16,
+    /// An interrupt on its way to the guest was given up: the guest was reset, its driver unbound, or the eventfd
+    /// exchanged.
+    IrqFreed = 17,
+    /// No room for another (vCPU, host vector).
+    ExitVectorsFull = 18,
 }
 
 impl Lost {
     /// All causes, by index: the probe that loses, and the word used in labels.
-    pub const ALL: [(Self, &'static str, &'static str); 17] = [
+    pub const ALL: [(Self, &'static str, &'static str); 19] = [
         (Self::IrqBeyondTable, "irq_delivery", "irq_number_beyond_table"),
         (Self::IrqNameUnreadable, "irq_delivery", "irq_name_unreadable"),
         (Self::SlotsFull, "irq_delivery", "slots_full"),
@@ -80,6 +85,8 @@ impl Lost {
         (Self::NoiseUnmatched, "cpu_noise", "unmatched_end"),
         (Self::NoiseTooDeep, "cpu_noise", "nested_too_deep"),
         (Self::SlowUnjoined, "irq_delivery", "slow_path_unjoined"),
+        (Self::IrqFreed, "irq_delivery", "irq_freed"),
+        (Self::ExitVectorsFull, "vm_exit", "host_vectors_full"),
     ];
 }
 

@@ -107,6 +107,13 @@ mod bpf {
         unsafe { VCPU_TIDS.get(VcpuKey { tgid, vcpu_id }) }.copied()
     }
 
+    /// Whether a process has been seen to run a guest: the first vCPU of every x86 guest has the number 0.
+    #[inline(always)]
+    pub(crate) fn is_guest(tgid: u32) -> bool {
+        // SAFETY: the value is not looked at.
+        unsafe { VCPU_TIDS.get(VcpuKey { tgid, vcpu_id: 0 }) }.is_some()
+    }
+
     #[inline(always)]
     fn may_be_vcpu(tid: u32) -> bool {
         let Some(hints) = VCPU_HINT.get(0) else { return false };
@@ -123,6 +130,12 @@ mod bpf {
     #[inline(always)]
     pub(crate) fn pid_of(task: u64) -> Option<u32> {
         read_field(task, &OFF_TASK_PID)
+    }
+
+    /// `vcpu_id` of a `struct kvm_vcpu`.
+    #[inline(always)]
+    pub(crate) fn id_of(vcpu: u64) -> Option<u32> {
+        read_field(vcpu, &OFF_KVM_VCPU_ID)
     }
 
     /// Makes the vCPU known, or refreshes an entry that a former thread of the same number left.
@@ -167,7 +180,7 @@ mod bpf {
     #[raw_tracepoint(tracepoint = "kvm_entry")]
     fn vcpu_entry_raw(ctx: RawTracePointContext) -> i32 {
         let ns = now();
-        if let Some(vcpu_id) = read_field(ctx.arg::<u64>(0), &OFF_KVM_VCPU_ID) {
+        if let Some(vcpu_id) = id_of(ctx.arg(0)) {
             on_entry(vcpu_id, ns);
         }
         0
@@ -244,4 +257,4 @@ mod bpf {
 }
 
 #[cfg(target_arch = "bpf")]
-pub(crate) use bpf::{hinted, of_thread, pid_of, thread_of};
+pub(crate) use bpf::{hinted, id_of, is_guest, of_thread, pid_of, thread_of};

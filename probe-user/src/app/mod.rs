@@ -12,3 +12,4 @@ pub mod schedule;
 pub mod serve;
 mod service_manager;
 pub mod tune;
+pub mod vectors;

@@ -1,10 +1,11 @@
 //! Observing: probes attached, a window opened, snapshots taken.
 
 use crate::bpf::{LoadError, Loaded, Sizes};
-use crate::host::HostRoot;
+use crate::host::{HostRoot, read_vf_counters};
 use crate::model::CpuSet;
 use crate::model::topology::Topology;
 use crate::probes::irq_delivery::{self, Accepted};
+use crate::probes::vectors::Look;
 use crate::probes::{Names, PROBES, ProbeReport, ReadError, Verdict};
 use crate::stats::{Series, Snapshot};
 use probe_ebpf::control::Window;
@@ -101,12 +102,29 @@ impl Observer {
     /// # Errors
     /// When a map cannot be read.
     pub fn accepted(&self, topology: &Topology) -> Result<Vec<Accepted>, ReadError> {
-        let name = irq_delivery::SPEC.name;
-        let ready = |r: &&ProbeReport| r.probe == name && matches!(r.verdict, Verdict::Ready { .. });
-        match self.loaded.reports().iter().find(ready) {
-            Some(_) => irq_delivery::accepted(&self.loaded.maps(), &Names::new(topology)),
-            None => Ok(Vec::new()),
+        if !self.sees_delivery() {
+            return Ok(Vec::new());
         }
+        irq_delivery::accepted(&self.loaded.maps(), &Names::new(topology))
+    }
+
+    /// Fills into a topology that was just read what has been seen of the vectors of guests' VFs: host vector, guest
+    /// vector, vCPU, and the mode by what happened since the look before.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn look(&self, topology: &mut Topology, before: &Look) -> Result<Look, ReadError> {
+        if !self.sees_delivery() {
+            return Ok(Look::default());
+        }
+        let counted = read_vf_counters(topology).counters;
+        let received = counted.iter().filter_map(|(vf, counters)| Some((*vf, counters.rx_packets?.get())));
+        before.again(&self.loaded.maps(), topology, received.collect())
+    }
+
+    fn sees_delivery(&self) -> bool {
+        let name = irq_delivery::SPEC.name;
+        self.loaded.reports().iter().any(|r| r.probe == name && matches!(r.verdict, Verdict::Ready { .. }))
     }
 
     /// Reads all series and counters.

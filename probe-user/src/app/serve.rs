@@ -17,6 +17,7 @@ use crate::export::{
 use crate::host::{HostRoot, read_topology, read_vf_counters};
 use crate::model::topology::{Guest, Topology};
 use crate::probes::irq_delivery::Accepted;
+use crate::probes::vectors::Look;
 use crate::probes::{ProbeReport, ReadError, Verdict};
 use crate::stats::Snapshot;
 use std::collections::BTreeSet;
@@ -175,6 +176,8 @@ struct Now {
     observer: Observer,
     topology: Arc<Topology>,
     ledger: Ledger,
+    /// What was seen of vectors at the last look.
+    look: Look,
     hold: Option<Hold>,
     began: Began,
     /// When guests were last looked for.
@@ -188,7 +191,7 @@ struct Now {
 impl Service {
     fn start(root: HostRoot, state: StateDir) -> Result<Self, ServeError> {
         let looked = SystemTime::now();
-        let topology = read_topology(&root);
+        let mut topology = read_topology(&root);
         let mut observer = Observer::start(&root, &topology)?;
         observer.guard(&topology.promised())?;
         for report in observer.reports() {
@@ -196,10 +199,12 @@ impl Service {
             tracing::info!("probe {} {}: {how}", report.probe, state.as_str());
         }
         observer.open(None)?;
+        let look = observer.look(&mut topology, &Look::default())?;
         let now = Now {
             observer,
             topology: Arc::new(topology),
             ledger: Ledger::new(BASELINE),
+            look,
             hold: None,
             began: Began { probes: Some(looked), ..Began::default() },
             looked,
@@ -250,8 +255,13 @@ impl Service {
     /// Reads the topology anew.
     fn look_for_guests(&self) {
         let looked = SystemTime::now();
-        let topology = Arc::new(read_topology(&self.root));
+        let mut topology = read_topology(&self.root);
         let mut now = self.now();
+        match now.observer.look(&mut topology, &now.look) {
+            Ok(look) => now.look = look,
+            Err(error) => tracing::warn!(%error, "where vectors go is not known"),
+        }
+        let topology = Arc::new(topology);
         let began = began(&now.began, &now.topology, &topology, now.looked);
         now.began = began;
         now.looked = looked;

@@ -4,7 +4,9 @@ use super::format;
 use crate::btf::Btf;
 use crate::host::HostRoot;
 use crate::probes::{KernelFacts, PROBES};
-use probe_ebpf::layout::{FIELDS, INJ_TELLS_REINJECTION, IRQFD_INJECT, MEMBERS, SWITCH_TELLS_STATE};
+use probe_ebpf::layout::{
+    FIELDS, INJ_TELLS_REINJECTION, IRQFD_INJECT, MEMBERS, PI_PASSES_VCPU, SWITCH_TELLS_STATE,
+};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
@@ -54,6 +56,9 @@ fn read_btf(root: &HostRoot, facts: &mut KernelFacts) {
     }
     if let Some(params) = facts.raw.get("kvm_inj_virq") {
         facts.globals.insert(INJ_TELLS_REINJECTION, u64::from(params.len() >= 3));
+    }
+    if let Some(params) = facts.raw.get("kvm_pi_irte_update") {
+        facts.globals.insert(PI_PASSES_VCPU, u64::from(params.get(1).is_some_and(|p| p.type_name.contains('*'))));
     }
     if let Some(params) = facts.raw.get("sched_switch") {
         facts.globals.insert(SWITCH_TELLS_STATE, u64::from(params.len() >= 4));

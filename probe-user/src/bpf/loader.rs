@@ -190,7 +190,7 @@ impl Loaded {
         Ok(())
     }
 
-    /// Corrects the owner in known slots; the programs keep it there.
+    /// Has interrupts whose owner is another now looked at anew.
     fn forget_irqs(&mut self, owners: &BTreeMap<u32, u32>) -> Result<(), ReadError> {
         use probe_ebpf::control::Table;
         use probe_ebpf::probes::irq_delivery::{IRQ_NUMBERS, KnownIrq};
@@ -204,7 +204,8 @@ impl Loaded {
             .collect();
         let mut map: Array<_, KnownIrq> = self.map_mut(NAME)?;
         for irq in stale {
-            map.set(irq, KnownIrq { action: 0, dev_id: 0, slot: 0, pad: 0 }, 0)
+            let known = map.get(&irq, 0).map_err(|e| read_error(NAME, e))?;
+            map.set(irq, KnownIrq { action: 0, dev_id: 0, slot: 0, ..known }, 0)
                 .map_err(|e| read_error(NAME, e))?;
         }
         Ok(())
@@ -240,11 +241,14 @@ fn load_object(facts: &KernelFacts, sizes: Sizes) -> Result<Ebpf, LoadError> {
         ("SLOTS", sizes.slots),
         ("SLOT_IDS", sizes.slots),
         ("SLOW_WORK", sizes.slots),
+        ("POSTED", sizes.slots),
+        ("APICV", sizes.vcpus),
         ("DELIVERIES", sizes.deliveries),
         ("DELIVERY_IDS", sizes.deliveries),
         ("IRQ_HIST", sizes.deliveries * STAGES),
         ("EXITS", sizes.exits),
         ("EXIT_HIST", sizes.exits),
+        ("EXIT_VECTORS", sizes.vcpus * 16),
         ("SCHED_HIST", sizes.vcpus),
         ("PREEMPTERS", sizes.vcpus * 8),
         ("NOISE", sizes.noise),

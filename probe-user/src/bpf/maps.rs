@@ -26,6 +26,11 @@ impl Maps<'_> {
         Ok(array.len())
     }
 
+    fn entries<K: aya::Pod, V: aya::Pod>(&self, name: &'static str) -> Result<Vec<(K, V)>, ReadError> {
+        let map: HashMap<&MapData, K, V> = self.map(name)?.try_into().map_err(|e| error(name, e))?;
+        map.iter().collect::<Result<_, _>>().map_err(|e| error(name, e))
+    }
+
     /// What was lost, all CPUs together: only causes that occurred.
     pub(super) fn lost(&self) -> Result<Vec<(&'static str, &'static str, u64)>, ReadError> {
         const NAME: &str = "LOST";
@@ -68,16 +73,27 @@ impl MapReader for Maps<'_> {
     }
 
     fn preempters(&self) -> Result<Vec<(vcpu_sched::Preempter, vcpu_sched::Preempted)>, ReadError> {
-        const NAME: &str = "PREEMPTERS";
-        let map: HashMap<&MapData, vcpu_sched::Preempter, vcpu_sched::Preempted> =
-            self.map(NAME)?.try_into().map_err(|e| error(NAME, e))?;
-        map.iter().collect::<Result<_, _>>().map_err(|e| error(NAME, e))
+        self.entries("PREEMPTERS")
+    }
+
+    fn host_vector(&self, irq: u32) -> Result<u32, ReadError> {
+        self.element("IRQ_VECTORS", irq)
+    }
+
+    fn posted(&self) -> Result<Vec<(u32, irq_delivery::Posted)>, ReadError> {
+        self.entries("POSTED")
+    }
+
+    fn apicv(&self) -> Result<Vec<(u32, irq_delivery::Apicv)>, ReadError> {
+        self.entries("APICV")
+    }
+
+    fn exit_vectors(&self) -> Result<Vec<(vm_exit::ExitVector, u64)>, ReadError> {
+        self.entries("EXIT_VECTORS")
     }
 
     fn vcpus(&self) -> Result<Vec<(u32, Vcpu)>, ReadError> {
-        const NAME: &str = "VCPUS";
-        let map: HashMap<&MapData, u32, Vcpu> = self.map(NAME)?.try_into().map_err(|e| error(NAME, e))?;
-        let mut vcpus: Vec<_> = map.iter().collect::<Result<_, _>>().map_err(|e| error(NAME, e))?;
+        let mut vcpus: Vec<(u32, Vcpu)> = self.entries("VCPUS")?;
         vcpus.sort_by_key(|(tid, _)| *tid);
         Ok(vcpus)
     }

@@ -244,6 +244,21 @@ impl<'a> Families<'a> {
 
         let list =
             |cpus: &Option<crate::model::CpuSet>| cpus.as_ref().map(ToString::to_string).unwrap_or_default();
+        let known = |vector: Option<u8>| vector.map(|v| v.to_string()).unwrap_or_default();
+        let [name, address, index] = vector.clone();
+        let vcpu = slot.vcpu.map(|v| v.to_string()).unwrap_or_default();
+        let vectors = [
+            name,
+            address,
+            index,
+            vcpu.into(),
+            slot.irq.to_string().into(),
+            known(slot.host_vector).into(),
+            list(&slot.effective_affinity).into(),
+            known(slot.guest_vector).into(),
+        ];
+        self.own("vfprobe_irq_vector_info", vectors, 1.0);
+
         let [name, address, index] = vector.clone();
         let affinity = [
             name,

@@ -28,6 +28,20 @@ pub(super) fn is_halt(isa: u32, code: u32) -> bool {
     matches!((isa, code), (VMX, 12) | (SVM, 0x78 | 0xa6))
 }
 
+/// What kind of interrupt made the vCPU leave its guest; `None` when none did. `host`: one for the host, that of a VF
+/// included. `nmi`: SVM alone tells it from other exceptions. `window`: KVM waits for the guest to accept one. `apic`: the
+/// guest's own interrupt controller needs KVM, for an EOI, a register, or a target that does not run.
+#[must_use]
+pub(super) fn interrupt_kind(isa: u32, code: u32) -> Option<&'static str> {
+    Some(match (isa, code) {
+        (VMX, 1) | (SVM, 0x60) => "host",
+        (SVM, 0x61) => "nmi",
+        (VMX, 7 | 8) | (SVM, 0x64) => "window",
+        (VMX, 44 | 45 | 56) | (SVM, 0x401 | 0x402) => "apic",
+        _ => return None,
+    })
+}
+
 const VMX_EXITS: &[(u32, &str)] = &[
     (0, "EXCEPTION_NMI"),
     (1, "EXTERNAL_INTERRUPT"),

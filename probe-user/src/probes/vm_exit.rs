@@ -50,6 +50,7 @@ fn collect(
     out: &mut Snapshot,
 ) -> Result<(), ReadError> {
     let mut outside: BTreeMap<(u32, u32), Outside> = BTreeMap::new();
+    let mut interrupts: BTreeMap<(Labels, &str), u64> = BTreeMap::new();
     for index in 0..maps.used(Table::Exits)? {
         let series = maps.exit(index)?;
         if series.tgid == 0 {
@@ -58,6 +59,9 @@ fn collect(
         let histogram = Histogram::from(&maps.hist("EXIT_HIST", index)?);
         outside.entry((series.tgid, series.tid)).or_default().add(series.isa, series.code, histogram.sum());
         let mut labels = vcpu_labels(names, series.tgid, series.tid, series.vcpu_id);
+        if let Some(kind) = exit_names::interrupt_kind(series.isa, series.code) {
+            *interrupts.entry((labels.clone(), kind)).or_default() += histogram.n();
+        }
         labels.insert("reason".into(), exit_names::exit_name(series.isa, series.code));
         out.series.push(Series {
             probe: SPEC.name.into(),
@@ -66,8 +70,18 @@ fn collect(
             histogram,
         });
     }
+    for ((mut labels, kind), value) in interrupts {
+        labels.insert("kind".into(), kind.into());
+        out.counters.push(counter("interrupt_exits", labels, value));
+    }
+    let by_vector = maps.exit_vectors()?;
     for (tid, vcpu) in maps.vcpus()? {
         let labels = vcpu_labels(names, vcpu.tgid, tid, vcpu.vcpu_id);
+        for (key, value) in by_vector.iter().filter(|(key, _)| key.tid == tid) {
+            let mut labels = labels.clone();
+            labels.insert("vector".into(), key.vector.to_string());
+            out.counters.push(counter("host_vector_exits", labels, *value));
+        }
         add_vcpu(report, &vcpu.exit, outside.remove(&(vcpu.tgid, tid)).unwrap_or_default(), &labels, out);
     }
     Ok(())
@@ -89,19 +103,17 @@ impl Outside {
     }
 }
 
+fn counter(name: &str, labels: Labels, value: u64) -> Counter {
+    Counter { probe: SPEC.name.into(), name: name.into(), labels, value }
+}
+
 fn vcpu_labels(names: &Names<'_>, tgid: u32, tid: u32, vcpu_id: u32) -> Labels {
     Labels::from([("guest".into(), names.guest(tgid)), ("vcpu".into(), names.vcpu(tid, vcpu_id))])
 }
 
 fn add_vcpu(report: &ProbeReport, exit: &VcpuExit, outside: Outside, labels: &Labels, out: &mut Snapshot) {
-    let mut push = |name: &str, labels: &Labels, value| {
-        out.counters.push(Counter {
-            probe: SPEC.name.into(),
-            name: name.into(),
-            labels: labels.clone(),
-            value,
-        });
-    };
+    let mut push =
+        |name: &str, labels: &Labels, value| out.counters.push(counter(name, labels.clone(), value));
     let Outside { halted, host } = outside;
     push("guest_ns", labels, exit.guest_ns);
     push("host_ns", labels, host);

@@ -10,4 +10,5 @@ mod load;
 mod noise;
 mod reconcile;
 mod slow_path;
+mod vectors;
 mod way;

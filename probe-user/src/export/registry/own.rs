@@ -90,6 +90,13 @@ pub(super) const ROWS: &[Metric] = &[
         &["guest", "vf", "slot", "vcpu", "mode"],
         "How a VF's interrupt reaches its guest (remapped, posted, userspace, unknown), and at which vCPU",
     ),
+    own(
+        "vfprobe_irq_vector_info",
+        Kind::Info,
+        Unit::None,
+        &["guest", "vf", "slot", "vcpu", "irq", "host_vector", "cpu", "guest_vector"],
+        "The host's APIC vector of a VF's interrupt and its CPU, and the guest's vector and vCPU; empty: not known",
+    ),
     own("vfprobe_config_info", Kind::Info, Unit::None, &["config"], "The configuration in force"),
     own(
         "vfprobe_config_settings",

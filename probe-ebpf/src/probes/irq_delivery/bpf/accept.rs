@@ -1,7 +1,7 @@
 //! The accept by a vCPU's APIC: it ties slot, vCPU and guest vector together.
 
 use super::slow_path::cause;
-use super::{DELIVERIES, DELIVERY_IDS, SLOTS, record};
+use super::{DELIVERIES, DELIVERY_IDS, SLOTS, generation, record, renew};
 use crate::control::{Lost, Table};
 use crate::kernel::{cpu, element, lost, next_index, now, offsets, read_record};
 use crate::probes::irq_delivery::{Delivery, DeliveryKey, Slot, Stage};
@@ -36,9 +36,13 @@ fn accept(vcpu_id: u32, vector: u8) {
     let ns = now();
     irq.accepts += 1;
     let Some(slot) = element(&SLOTS, irq.slot - 1) else { return };
+    if irq.accepts == 2 {
+        slot.multicast += 1;
+    }
     let Some((series, vcpu)) = series_of(irq.slot - 1, slot, vcpu_id) else { return };
     irq.series = series + 1;
     let Some(delivery) = element(&DELIVERIES, series) else { return };
+    renew(delivery, generation(irq.slot - 1));
     claim_vector(vcpu, delivery, series, vector);
     delivery.accepted += 1;
     delivery.slow += u64::from(irq.tid != 0);

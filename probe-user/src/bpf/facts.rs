@@ -58,7 +58,9 @@ fn read_btf(root: &HostRoot, facts: &mut KernelFacts) {
         facts.globals.insert(INJ_TELLS_REINJECTION, u64::from(params.len() >= 3));
     }
     if let Some(params) = facts.raw.get("kvm_pi_irte_update") {
-        facts.globals.insert(PI_PASSES_VCPU, u64::from(params.get(1).is_some_and(|p| p.type_name.contains('*'))));
+        facts
+            .globals
+            .insert(PI_PASSES_VCPU, u64::from(params.get(1).is_some_and(|p| p.type_name.contains('*'))));
     }
     if let Some(params) = facts.raw.get("sched_switch") {
         facts.globals.insert(SWITCH_TELLS_STATE, u64::from(params.len() >= 4));

@@ -3,6 +3,8 @@
 
 pub mod facts;
 pub mod format;
+#[cfg(test)]
+mod kernels;
 mod loader;
 mod maps;
 mod object;

@@ -193,7 +193,10 @@ fn stages_of_a_posted_vector_are_hidden_not_zero() {
     let stages: Vec<_> = snapshot.series.iter().filter(|s| s.probe == "irq_delivery").collect();
     assert_eq!(stages.len(), 5, "{stages:?}");
     for stage in stages {
-        assert!(matches!(&stage.observable, Observability::No(why) if why.starts_with("posted")), "{stage:?}");
+        assert!(
+            matches!(&stage.observable, Observability::No(why) if why.starts_with("posted")),
+            "{stage:?}"
+        );
         assert_eq!((stage.labels["slot"].as_str(), stage.histogram.n()), ("1", 0));
     }
     assert_eq!(total(&snapshot, "apicv_changes", None), 1);

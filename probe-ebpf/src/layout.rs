@@ -40,6 +40,7 @@ const fn field(event: &'static str, field: &'static str, global: &'static str) -
 pub const MEMBERS: &[FieldRef] = &[
     member("irqaction", "name", "OFF_IRQACTION_NAME"),
     member("irqaction", "dev_id", "OFF_IRQACTION_DEV_ID"),
+    member("irq_desc", "irq_data.irq", "OFF_IRQ_DESC_IRQ"),
     member("kvm_vcpu", "vcpu_id", "OFF_KVM_VCPU_ID"),
     member("task_struct", "pid", "OFF_TASK_PID"),
     member("task_struct", "comm", "OFF_TASK_COMM"),
@@ -76,6 +77,12 @@ pub const FIELDS: &[RecordField] = &[
 /// Address of `irqfd_inject` (kvm), 0 when not known.
 pub const IRQFD_INJECT: &str = "IRQFD_INJECT";
 
+/// Address of `__per_cpu_offset`, absent when not known.
+pub const PER_CPU_OFFSET: &str = "__per_cpu_offset";
+
+/// Address of the per-CPU variable `vector_irq`, before the CPU's offset is added; absent when not known.
+pub const VECTOR_IRQ: &str = "vector_irq";
+
 /// 1 when the raw tracepoint `kvm_inj_virq` has `reinjected` as its third argument (6.1 and later), else 0.
 pub const INJ_TELLS_REINJECTION: &str = "INJ_TELLS_REINJECTION";
 
@@ -92,6 +99,7 @@ pub const OPTIONAL: &[&str] = &[
     SWITCH_TELLS_STATE,
     PI_PASSES_VCPU,
     "REC_EXIT_INTR_INFO",
+    "OFF_IRQ_DESC_IRQ",
     "OFF_TASK_COMM",
     "OFF_TASK_FLAGS",
     "OFF_TASK_STATE",

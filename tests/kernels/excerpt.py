@@ -17,12 +17,30 @@ VAR, DATASEC, FLOAT, DECL_TAG, TYPE_TAG, ENUM64 = range(14, 20)
 def wanted():
     """Structures, raw tracepoints and records that the sources name."""
     layout = (ROOT / "probe-ebpf/src/layout.rs").read_text()
-    members = dict.fromkeys(re.findall(r'member\(\s*"(\w+)"', layout))
+    members = re.findall(r'member\(\s*"(\w+)",\s*"([\w.]+)"', layout)
     records = dict.fromkeys(re.findall(r'field\(\s*"([\w/]+)"', layout))
     hooks = {}
     for source in sorted((ROOT / "probe-user/src/probes").rglob("*.rs")):
         hooks.update(dict.fromkeys(re.findall(r'"([a-z_]+/[a-z_0-9]+)"', source.read_text())))
-    return list(members), list(records), list(hooks)
+    return members, list(records), list(hooks)
+
+
+def held(btf, i, path):
+    """Names of the structures that hold what a dotted path leads to."""
+    _, info, value, more = btf.type(i)
+    kind = info >> 24 & 31
+    if kind in (TYPEDEF, CONST, VOLATILE, TYPE_TAG):
+        return held(btf, value, path)
+    if kind not in (STRUCT, UNION):
+        return set()
+    found = {btf.string(btf.type(i)[0])}
+    for n in range(0, len(more), 3):
+        name = btf.string(more[n])
+        if name == path[0] and len(path) > 1:
+            return found | held(btf, more[n + 1], path[1:])
+        if not name:
+            found |= held(btf, more[n + 1], path) - {""}
+    return found
 
 
 def elf_section(image, name):
@@ -91,7 +109,8 @@ class Btf:
 class Excerpt:
     """Types copied one by one. A named structure that is only held or pointed to is kept without its members."""
 
-    def __init__(self):
+    def __init__(self, whole):
+        self.whole = whole
         self.types, self.strings, self.known, self.strings_known = [], bytearray(1), {}, {"": 0}
 
     def string(self, text):
@@ -107,7 +126,7 @@ class Excerpt:
         owner = btf if i >= btf.first else btf.base
         name, info, value, more = btf.type(i)
         kind, text = info >> 24 & 31, btf.string(name)
-        full = whole or kind in (STRUCT, UNION) and not text
+        full = whole or kind in (STRUCT, UNION) and (not text or text in self.whole and not pointed)
         key = (id(owner), i, full, pointed and kind in (STRUCT, UNION))
         if key in self.known:
             return self.known[key]
@@ -190,11 +209,11 @@ def main(release, kernel, *modules):
         # Modules have type information since 5.11.
         all_btf += [Btf(blob, base)] if blob else []
     members, records, hooks = wanted()
-    excerpt, formats = Excerpt(), []
-    for name in members:
-        for btf in all_btf:
-            for i in btf.named(name, (STRUCT, UNION)):
-                excerpt.copy(btf, i, whole=True)
+    roots = [(btf, i, path.split(".")) for name, path in members for btf in all_btf
+             for i in btf.named(name, (STRUCT, UNION))]
+    excerpt, formats = Excerpt(set().union(*(held(*root) for root in roots)) - {""}), []
+    for btf, i, _ in roots:
+        excerpt.copy(btf, i, whole=True)
     for event in hooks:
         typedefs = [(btf, i) for btf in all_btf for i in btf.named("btf_trace_" + event.split("/")[1], (TYPEDEF,))]
         if not typedefs:

@@ -43,6 +43,13 @@ for event in irq/irq_handler_entry irq/irq_handler_exit irq_vectors/vector_confi
   kvm/kvm_apic_accept_irq kvm/kvm_inj_virq; do
   echo 1 >"$TRACE/events/$event/enable"
 done
+# Where the kernel tells the address of its table, vectors are known before anything moves.
+if grep -q ' vector_irq$' /proc/kallsyms && grep -q ' __per_cpu_offset$' /proc/kallsyms; then
+  vfprobe topology -q -d 1s --json >/out/still.json
+  check odd/topology/known-at-once grep -q '^[0-9]*$' <(slot_of /out/still.json host_vector | cut -d' ' -f2)
+else
+  skip odd/topology/known-at-once "this kernel has no vector_irq in /proc/kallsyms"
+fi
 vfprobe topology -q -d 6s --json >/out/watched.json & WATCH=$!
 sees_vectors() { grep -qs 'tp_name:.vector_config' /proc/$WATCH/fdinfo/*; }
 check odd/topology/attaches wait_for 30 "the program at vector_config" sees_vectors

@@ -113,13 +113,14 @@ impl Observer {
     ///
     /// # Errors
     /// When a map cannot be read.
-    pub fn look(&self, topology: &mut Topology, before: &Look) -> Result<Look, ReadError> {
+    pub fn look(&mut self, topology: &mut Topology, before: &Look) -> Result<Look, ReadError> {
         if !self.sees_delivery() {
             return Ok(Look::default());
         }
         let counted = read_vf_counters(topology).counters;
         let received = counted.iter().filter_map(|(vf, counters)| Some((*vf, counters.rx_packets?.get())));
-        before.again(&self.loaded.maps(), topology, received.collect())
+        let host = self.loaded.host_vectors(&topology.online());
+        before.again(&self.loaded.maps(), topology, &host, received.collect())
     }
 
     fn sees_delivery(&self) -> bool {

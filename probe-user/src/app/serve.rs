@@ -257,7 +257,8 @@ impl Service {
         let looked = SystemTime::now();
         let mut topology = read_topology(&self.root);
         let mut now = self.now();
-        match now.observer.look(&mut topology, &now.look) {
+        let before = std::mem::take(&mut now.look);
+        match now.observer.look(&mut topology, &before) {
             Ok(look) => now.look = look,
             Err(error) => tracing::warn!(%error, "where vectors go is not known"),
         }

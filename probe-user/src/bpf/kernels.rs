@@ -1,5 +1,5 @@
 //! The layout reader and the choice of programs, on excerpts of real kernels' type information (tests/kernels):
-//! Debian's 5.10, 6.1 and 6.12, and a 6.18 with KVM built in.
+//! Debian's 5.10, 6.1, 6.12 and 7.2, and a 6.18 with KVM built in.
 
 use super::facts::read_facts;
 use crate::host::HostRoot;
@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-const KERNELS: [&str; 4] = ["5.10", "6.1", "6.12", "6.18"];
+const KERNELS: [&str; 5] = ["5.10", "6.1", "6.12", "6.18", "7.2"];
 
 /// A host with that kernel, as far as the reader looks.
 fn host(kernel: &str) -> (tempfile::TempDir, BTreeSet<String>) {
@@ -58,7 +58,7 @@ fn each_kernel_gets_the_programs_that_fit_it() {
         match kernel {
             // Its modules carry no type information, so the excerpt has neither arguments nor records of theirs.
             "5.10" => BTreeMap::new(),
-            "6.1" | "6.12" => BTreeMap::from([("kvm/kvm_exit", "exit_tp")]),
+            "6.1" | "6.12" | "7.2" => BTreeMap::from([("kvm/kvm_exit", "exit_tp")]),
             // Built without machine-check vectors.
             _ => BTreeMap::from([
                 ("kvm/kvm_exit", "exit_tp"),
@@ -91,9 +91,12 @@ fn each_kernel_gets_the_programs_that_fit_it() {
 
 #[test]
 fn layouts_are_those_of_each_kernel() {
-    for (kernel, tells_reinjection, tells_state, passes_vcpu, exit_isa, pi_set) in
-        [("6.1", 1, 1, 0, 24, 32), ("6.12", 1, 1, 0, 24, 32), ("6.18", 1, 1, 1, 24, 24)]
-    {
+    for (kernel, tells_reinjection, tells_state, passes_vcpu, exit_isa, pi_set) in [
+        ("6.1", 1, 1, 0, 24, 32),
+        ("6.12", 1, 1, 0, 24, 32),
+        ("6.18", 1, 1, 1, 24, 24),
+        ("7.2", 1, 1, 1, 24, 24),
+    ] {
         let facts = facts(kernel);
         for (global, expected) in [
             (INJ_TELLS_REINJECTION, tells_reinjection),

@@ -57,7 +57,7 @@ pub enum LoadError {
 /// A loaded and attached object. Dropping it detaches everything.
 pub struct Loaded {
     ebpf: Ebpf,
-    facts: KernelFacts,
+    pub(super) facts: KernelFacts,
     reports: Vec<ProbeReport>,
     guarded: CpuSet,
 }
@@ -226,9 +226,11 @@ fn read_error(map: &'static str, cause: impl std::fmt::Display) -> ReadError {
 }
 
 fn load_object(facts: &KernelFacts, sizes: Sizes) -> Result<Ebpf, LoadError> {
-    // Offsets are 32-bit globals, addresses 64-bit ones.
+    // Offsets are 32-bit globals, addresses 64-bit ones; those of the vector table are arguments.
+    let arguments = [probe_ebpf::layout::PER_CPU_OFFSET, probe_ebpf::layout::VECTOR_IRQ];
+    let globals = facts.globals.iter().filter(|(name, _)| !arguments.contains(name));
     let offsets: Vec<(&str, u32)> =
-        facts.globals.iter().filter_map(|(name, value)| Some((*name, u32::try_from(*value).ok()?))).collect();
+        globals.filter_map(|(name, value)| Some((*name, u32::try_from(*value).ok()?))).collect();
     let inject = facts.globals.get(probe_ebpf::layout::IRQFD_INJECT).copied().unwrap_or(0);
     let mut loader = EbpfLoader::new();
     for (name, value) in &offsets {

@@ -8,5 +8,6 @@ mod kernels;
 mod loader;
 mod maps;
 mod object;
+mod vector_table;
 
 pub use loader::{LoadError, Loaded, Sizes};

@@ -13,6 +13,9 @@ use std::collections::BTreeMap;
 /// Packets that each VF has received so far, where its PF's driver counts them.
 pub type Traffic = BTreeMap<PciAddress, u64>;
 
+/// The APIC vector of each interrupt on each CPU, from the kernel's own tables.
+pub type HostVectors = BTreeMap<(IrqNumber, CpuId), u8>;
+
 /// One look at all vectors, to be compared with the next.
 #[derive(Clone, Debug, Default)]
 pub struct Look {
@@ -42,6 +45,7 @@ impl Look {
         &self,
         maps: &dyn MapReader,
         topology: &mut Topology,
+        host: &HostVectors,
         traffic: Traffic,
     ) -> Result<Self, ReadError> {
         let counted: Vec<Counted> =
@@ -59,7 +63,7 @@ impl Look {
                         c.owner == pid.0
                             && (c.vf, c.slot, c.irq) == (vf.address.packed(), slot.slot.into(), slot.irq.0)
                     });
-                    fill_host(maps, slot)?;
+                    fill_host(maps, host, slot)?;
                     if let Some(counted) = counted.filter(|c| c.last_tid != 0) {
                         let delivery = maps.delivery(counted.last_series)?;
                         slot.guest_vector = u8::try_from(delivery.vector).ok();
@@ -95,12 +99,16 @@ impl Look {
     }
 }
 
-/// The vector that the programs saw being set; what the kernel itself tells is newer.
-fn fill_host(maps: &dyn MapReader, slot: &mut Slot) -> Result<(), ReadError> {
+/// The vector on the CPU that the interrupt goes to: of the kernel's tables, else as the programs saw it being set.
+fn fill_host(maps: &dyn MapReader, host: &HostVectors, slot: &mut Slot) -> Result<(), ReadError> {
     if slot.irq.0 >= IRQ_NUMBERS || slot.host_vector.is_some() {
         return Ok(());
     }
-    if let Some((vector, cpu)) = unpack_vector(maps.host_vector(slot.irq.0)?) {
+    let cpus = slot.effective_affinity.iter().flat_map(|cpus| cpus.iter());
+    slot.host_vector = cpus.filter_map(|cpu| host.get(&(slot.irq, cpu)).copied()).next();
+    if slot.host_vector.is_none()
+        && let Some((vector, cpu)) = unpack_vector(maps.host_vector(slot.irq.0)?)
+    {
         // The interrupt may have been moved again since the topology was read; then the CPU says so.
         let agrees = slot.effective_affinity.as_ref().is_none_or(|cpus| cpus.contains(CpuId(cpu)));
         slot.host_vector = agrees.then_some(vector);

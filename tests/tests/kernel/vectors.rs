@@ -202,3 +202,26 @@ fn stages_of_a_posted_vector_are_hidden_not_zero() {
     assert_eq!(total(&snapshot, "apicv_changes", None), 1);
     assert_eq!(total(&snapshot, "apicv_inhibits", None), 2, "two reasons stand");
 }
+
+#[test]
+fn the_kernel_s_table_of_vectors_is_read_or_refused() {
+    let mut observer = Observer::start(&HostRoot::live(), &Topology::default()).unwrap();
+    let cpus: CpuSet = [CpuId(0)].into_iter().collect();
+    let vectors = observer.loaded_mut().host_vectors(&cpus);
+    if vectors.is_empty() {
+        println!("SKIP the table's content: its address is not in /proc/kallsyms");
+    }
+    // Device vectors begin at 0x20 (FIRST_EXTERNAL_VECTOR).
+    assert!(vectors.values().all(|vector| *vector >= 0x20), "{vectors:?}");
+    // An address that cannot be read is no table without vectors.
+    let program: &mut aya::programs::RawTracePoint =
+        observer.loaded_mut().ebpf_mut().program_mut("irq_table_raw").unwrap().try_into().unwrap();
+    if program.fd().is_err() {
+        program.load().unwrap();
+    }
+    let refused = aya::programs::TestRun::test_run(
+        program,
+        aya::programs::RawTracePointRunOptions { args: [0; 12], cpu: None },
+    );
+    assert_eq!(refused.unwrap().return_value, u32::MAX);
+}

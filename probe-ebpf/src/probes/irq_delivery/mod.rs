@@ -112,6 +112,9 @@ pub struct SlotKey {
     pub owner: u32,
 }
 
+/// APIC vectors of a CPU (`NR_VECTORS`, arch/x86/include/asm/irq_vectors.h).
+pub const VECTORS: usize = 256;
+
 /// Where an interrupt's APIC vector was set to go last: the vector in the low byte, above it the CPU; 0 = not seen.
 #[inline(always)]
 #[must_use]

@@ -30,7 +30,7 @@ impl Reason {
     fn text(self) -> &'static str {
         match self {
             Self::HostVector => {
-                "host vector: told by kernels with CONFIG_GENERIC_IRQ_DEBUGFS, or seen when it is set (-d 10s)"
+                "host vector: told by kernels with CONFIG_GENERIC_IRQ_DEBUGFS, or by vfprobe topology -d 1s, to root"
             }
             Self::GuestVector => {
                 "guest vector, vCPU: seen when an interrupt arrives; vfprobe topology -d 10s waits for it"
@@ -363,7 +363,7 @@ mod tests {
                 "  new interrupts go to  0-127",
                 "  vCPUs are pinned to   0-63",
                 "",
-                "- host vector: told by kernels with CONFIG_GENERIC_IRQ_DEBUGFS, or seen when it is set (-d 10s)",
+                "- host vector: told by kernels with CONFIG_GENERIC_IRQ_DEBUGFS, or by vfprobe topology -d 1s, to root",
                 "- guest vector, vCPU: seen when an interrupt arrives; vfprobe topology -d 10s waits for it",
                 "- mode unknown: hardware may deliver these past the host; vfprobe topology -d 10s watches",
             ]

@@ -1,9 +1,10 @@
 //! How an interrupt is set up: who enables it, which vector and CPU it gets, when it is freed, and whether hardware
-//! takes it past the host. None of these events is frequent.
+//! takes it past the host. None of these events is frequent. And the kernel's own table of a CPU's vectors, read when
+//! user space asks.
 
 use super::{KNOWN_IRQS, SLOTS};
-use crate::kernel::{current, element, global, offsets, read_record};
-use crate::probes::irq_delivery::{Apicv, IRQ_NUMBERS, KnownIrq, Posted, pack_vector};
+use crate::kernel::{current, element, global, offsets, read, read_field, read_record};
+use crate::probes::irq_delivery::{Apicv, IRQ_NUMBERS, KnownIrq, Posted, VECTORS, pack_vector};
 use crate::vcpu;
 use aya_ebpf::{
     macros::{map, raw_tracepoint, tracepoint},
@@ -15,13 +16,17 @@ use aya_ebpf::{
 #[map]
 static IRQ_VECTORS: Array<u32> = Array::with_max_entries(IRQ_NUMBERS, 0);
 
+/// The interrupt behind each vector of the CPU that was asked for last; 0 = none.
+#[map]
+static VECTOR_TABLE: Array<[u32; VECTORS]> = Array::with_max_entries(1, 0);
+
 #[map]
 static POSTED: HashMap<u32, Posted> = HashMap::with_max_entries(64, 0);
 
 #[map]
 static APICV: HashMap<u32, Apicv> = HashMap::with_max_entries(64, 0);
 
-offsets!(REC_PI_IRQ, REC_PI_VCPU_ID, REC_PI_VECTOR, REC_PI_SET);
+offsets!(OFF_IRQ_DESC_IRQ, REC_PI_IRQ, REC_PI_VCPU_ID, REC_PI_VECTOR, REC_PI_SET);
 
 /// 1 when the raw tracepoint `kvm_pi_irte_update` passes a vCPU's address instead of its number, else 0.
 #[unsafe(no_mangle)]
@@ -115,5 +120,22 @@ fn irq_inhibit_raw(ctx: RawTracePointContext) -> i32 {
         None => 1,
     };
     let _ = APICV.insert(tgid, Apicv { inhibits: ctx.arg(2), changes }, 0);
+    0
+}
+
+/// Run by user space (BPF_PROG_TEST_RUN), never attached. Arguments: addresses of `__per_cpu_offset` and of the per-CPU
+/// variable `vector_irq`, and a CPU. Without CONFIG_GENERIC_IRQ_DEBUGFS nothing else tells which vector an interrupt has.
+#[raw_tracepoint(tracepoint = "vector_config")]
+fn irq_table_raw(ctx: RawTracePointContext) -> i32 {
+    let (offsets, variable, cpu) = (ctx.arg::<u64>(0), ctx.arg::<u64>(1), ctx.arg::<u32>(2));
+    let Some(table) = element(&VECTOR_TABLE, 0) else { return -1 };
+    let Some(offset) = read::<u64>(offsets.wrapping_add(8 * u64::from(cpu))) else { return -1 };
+    let mut address = offset.wrapping_add(variable);
+    for place in table.iter_mut() {
+        // A `struct irq_desc *`; NULL or one of a few invalid addresses where the vector is not in use.
+        let desc = read::<u64>(address).unwrap_or(0);
+        *place = read_field(desc, &OFF_IRQ_DESC_IRQ).unwrap_or(0);
+        address = address.wrapping_add(8);
+    }
     0
 }

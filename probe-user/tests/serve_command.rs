@@ -1,10 +1,11 @@
-//! `vfprobe serve` as a program: what it refuses before any probe is loaded.
+//! `vfprobe serve` as a program: what it refuses before any probe is loaded, what it says, and how it reloads.
+#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Lines},
     net::TcpListener,
     os::unix::net::UnixDatagram,
-    process::{Command, Output, Stdio},
+    process::{ChildStderr, Command, Output, Stdio},
     time::Duration,
 };
 
@@ -51,6 +52,74 @@ fn labels_that_cannot_be_folded_are_named() {
     assert!(message.contains("\"guest\" cannot be folded (expected slot or vcpu)"), "{message}");
 }
 
+#[test]
+fn a_configuration_that_cannot_be_used_is_said_with_its_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("vfprobe.toml");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vfprobe"));
+    let serve = command.args(["serve", "--config"]).arg(&path);
+    refused(&serve.output().unwrap(), 2, "cannot read the configuration ");
+    std::fs::write(&path, "# one\n\nbuonds = \"fine\"\n").unwrap();
+    refused(&serve.output().unwrap(), 2, "vfprobe.toml: line 3: unknown field `buonds`");
+    // What is refused after the file was read shows that its keys are heeded.
+    std::fs::write(&path, "listen = \"nowhere\"\n").unwrap();
+    refused(&serve.output().unwrap(), 2, "cannot listen on nowhere (");
+}
+
+/// The log says what a reload brings, and what it cannot bring.
+#[test]
+fn a_hangup_reloads() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("vfprobe.toml");
+    let start = "listen = \"127.0.0.1:0\"\nlog-format = \"json\"\n";
+    std::fs::write(&path, start).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vfprobe"));
+    command.args(["serve", "--config"]).arg(&path).arg("--state-dir").arg(dir.path());
+    let Some((mut service, mut log)) = started("a_hangup_reloads", command) else { return };
+    let pid = rustix::process::Pid::from_child(&service.0);
+    let kill = |signal| rustix::process::kill_process(pid, signal).unwrap();
+    let mut reload = |text: &str, last: &str| {
+        std::fs::write(&path, text).unwrap();
+        kill(rustix::process::Signal::HUP);
+        let mut lines: Vec<serde_json::Value> = Vec::new();
+        while lines.last().is_none_or(|line| line["fields"]["message"] != last) {
+            lines.push(serde_json::from_str(&log.next().expect("a line").unwrap()).unwrap());
+        }
+        lines
+    };
+    let again = "the configuration was read again";
+    let lines = reload(&format!("{start}bounds = \"fine\"\nfold = [\"vcpu\"]\nverbose = 1\n"), again);
+    let [restart, read] = &lines[lines.len() - 2..] else { panic!("{lines:?}") };
+    assert_eq!((&restart["level"], &restart["fields"]["key"]), (&"WARN".into(), &"verbose".into()));
+    assert_eq!((&read["fields"]["bounds"], &read["fields"]["fold"]), (&"Fine".into(), &"vcpu".into()));
+    let lines = reload("bounds = 7\n", "the former configuration is kept");
+    let error = lines.last().unwrap()["fields"]["error"].as_str().unwrap();
+    assert!(error.contains("vfprobe.toml: line 1: invalid type"), "{error}");
+    assert_eq!(reload(start, again).last().unwrap()["fields"]["bounds"], "Normal");
+    kill(rustix::process::Signal::TERM);
+    assert_eq!(service.0.wait().unwrap().code(), Some(0));
+}
+
+type Log = Lines<BufReader<ChildStderr>>;
+
+/// Starts a service and waits until it serves; `None`, and said so in the name of `test`, when no probe can be loaded
+/// here. Its log must be JSON: each line is looked at.
+fn started(test: &str, mut command: Command) -> Option<(Ended, Log)> {
+    let child = command.stderr(Stdio::piped()).spawn().expect("the program starts");
+    let mut service = Ended(child);
+    let mut log = BufReader::new(service.0.stderr.take().unwrap()).lines();
+    let serves = log.by_ref().map_while(Result::ok).find(|line| {
+        let json: Result<serde_json::Value, _> = serde_json::from_str(line);
+        json.is_ok_and(|line| line["fields"]["message"] == "serving metrics" && line["level"] == "INFO")
+    });
+    if serves.is_none() {
+        assert_eq!(service.0.wait().unwrap().code(), Some(3));
+        println!("SKIP {test}: no probe can be loaded here");
+        return None;
+    }
+    Some((service, log))
+}
+
 /// Where probes run, the service manager hears of it; where they do not (no root, no BTF), that is what it hears.
 #[test]
 fn the_service_manager_is_told_only_what_is_so() {
@@ -60,19 +129,8 @@ fn the_service_manager_is_told_only_what_is_so() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vfprobe"));
     command.args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json", "--state-dir"]);
     command.arg(dir.path()).env("NOTIFY_SOCKET", dir.path().join("notify"));
-    let child = command.stderr(Stdio::piped()).spawn().expect("the program starts");
-    let mut service = Ended(child);
-    let mut log = BufReader::new(service.0.stderr.take().unwrap()).lines();
-    // Each line is JSON, until there is none because the probes cannot be loaded here, or the service serves.
-    let serves = log.by_ref().map_while(Result::ok).find(|line| {
-        let json: Result<serde_json::Value, _> = serde_json::from_str(line);
-        json.is_ok_and(|line| line["fields"]["message"] == "serving metrics" && line["level"] == "INFO")
-    });
-    if serves.is_none() {
-        assert_eq!(service.0.wait().unwrap().code(), Some(3));
-        println!("SKIP the_service_manager_is_told_only_what_is_so: no probe can be loaded here");
-        return;
-    }
+    let started = started("the_service_manager_is_told_only_what_is_so", command);
+    let Some((mut service, _log)) = started else { return };
     let mut buffer = [0; 4096];
     let mut heard = || {
         let len = socket.recv(&mut buffer).expect("the service says something");

@@ -2,9 +2,9 @@
 //! toolchain. The object is the same to the byte on every machine: one compiler version, one codegen unit, and no
 //! path of this machine in it. Knows nothing of what the programs do.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::{env, fs};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -96,9 +96,7 @@ impl Toolchain {
              run `rustup toolchain install {pinned}`"
         );
         let host = field(&verbose, "host: ").context("`rustc -vV` names no host")?.to_owned();
-        let sysroot =
-            stdout_of(Command::new("rustc").args(["--print", "sysroot"]).current_dir(&workspace.root))?
-                .into();
+        let sysroot = workspace.sysroot()?;
         let toolchain = Self { sysroot, host, linker: linker(workspace)? };
         toolchain.ensure_rust_src(&pinned)?;
         Ok(toolchain)
@@ -146,11 +144,7 @@ impl Toolchain {
     }
 
     fn rustflags(&self, workspace: &Workspace) -> Result<Vec<String>> {
-        let cargo_home = env::var_os("CARGO_HOME")
-            .map(PathBuf::from)
-            .or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")))
-            .context("neither CARGO_HOME nor HOME is set")?;
-        Ok(rustflags(&[(&workspace.root, "/vfprobe"), (&cargo_home, "/cargo"), (&self.sysroot, "/rust")]))
+        Ok(rustflags(&workspace.remaps(&self.sysroot)?))
     }
 
     /// Builds the object in its own build folder and strips its debug information; returns the file.
@@ -189,17 +183,11 @@ impl Toolchain {
     }
 }
 
-/// Compiler flags for the BPF target. `remaps` are this machine's folders and the names they get in the object.
-fn rustflags(remaps: &[(&Path, &str)]) -> Vec<String> {
+/// Compiler flags for the BPF target; `remaps` as [`Workspace::remaps`] gives them.
+fn rustflags(remaps: &[String]) -> Vec<String> {
     // v3 (Linux 5.12) has atomic operations that return the old value, and 32-bit registers.
-    let mut flags: Vec<String> =
-        ["--cfg=bpf_target_arch=\"x86_64\"", "-Ctarget-cpu=v3", "-Cdebuginfo=2", "-Clink-arg=--btf"]
-            .map(str::to_owned)
-            .to_vec();
-    for (from, to) in remaps {
-        flags.push(format!("--remap-path-prefix={}={to}", from.display()));
-    }
-    flags
+    let flags = ["--cfg=bpf_target_arch=\"x86_64\"", "-Ctarget-cpu=v3", "-Cdebuginfo=2", "-Clink-arg=--btf"];
+    flags.map(str::to_owned).into_iter().chain(remaps.iter().cloned()).collect()
 }
 
 /// The bpf-linker of exactly the version that made the committed object: from the cache, from PATH, else installed
@@ -274,12 +262,5 @@ mod tests {
         for (text, expected) in cases {
             assert_eq!(parse_channel(text), expected, "{text}");
         }
-    }
-
-    #[test]
-    fn no_path_of_the_machine_reaches_the_object() {
-        let flags = rustflags(&[(Path::new("/a b"), "/vfprobe")]);
-        assert!(flags.contains(&"--remap-path-prefix=/a b=/vfprobe".to_owned()), "{flags:?}");
-        assert!(flags.contains(&"--cfg=bpf_target_arch=\"x86_64\"".to_owned()), "{flags:?}");
     }
 }

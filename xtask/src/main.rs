@@ -3,6 +3,7 @@
 
 mod bpf;
 mod demo;
+mod dist;
 mod lab;
 mod packages;
 mod process;
@@ -32,6 +33,8 @@ enum Command {
     Bpf(bpf::Args),
     /// From a fresh clone to a verdict: measure direct interrupt routing in an emulated SR-IOV host
     Demo(demo::Args),
+    /// Packages for users: a tarball, a Debian and an RPM package, in target/dist
+    Dist(dist::Args),
     /// The emulated SR-IOV host: build it, run scripts or tests in it, get a shell in it
     Lab(lab::Args),
     /// Run every check: formatting, lints, unit tests, the BPF object, this kernel, the lab
@@ -55,6 +58,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Bpf(args) => bpf::run(&workspace, &args).map(|()| ExitCode::SUCCESS),
         Command::Test(args) => test::run(&workspace, &args),
         Command::Demo(args) => demo::run(&workspace, &args),
+        Command::Dist(args) => dist::run(&workspace, &args),
         Command::Lab(args) => lab::run(&workspace, &args),
     }
 }

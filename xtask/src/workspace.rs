@@ -2,6 +2,7 @@
 
 use std::env;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result};
 
@@ -36,12 +37,32 @@ impl Workspace {
         Ok(Self { root, target, cache })
     }
 
+    /// The folder of the compiler that builds the workspace.
+    pub(crate) fn sysroot(&self) -> Result<PathBuf> {
+        let mut rustc = Command::new("rustc");
+        Ok(stdout_of(rustc.current_dir(&self.root).args(["--print", "sysroot"]))?.into())
+    }
+
+    /// Compiler flags by which nothing that is built names a folder of this machine.
+    pub(crate) fn remaps(&self, sysroot: &Path) -> Result<Vec<String>> {
+        let cargo_home = env::var_os("CARGO_HOME")
+            .map(PathBuf::from)
+            .or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")))
+            .context("neither CARGO_HOME nor HOME is set")?;
+        Ok(remaps(&[(&self.root, "/vfprobe"), (&cargo_home, "/cargo"), (sysroot, "/rust")]))
+    }
+
     /// Names of the integration test targets of the `tests` package.
     pub(crate) fn test_targets(&self) -> Result<Vec<String>> {
         let mut command = cargo();
         command.current_dir(&self.root).args(["metadata", "--no-deps", "--format-version", "1", "--locked"]);
         parse_test_targets(&stdout_of(&mut command)?)
     }
+}
+
+/// Folders, and the names they get instead.
+fn remaps(folders: &[(&Path, &str)]) -> Vec<String> {
+    folders.iter().map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display())).collect()
 }
 
 /// `$XDG_CACHE_HOME/vfprobe`, else `$HOME/.cache/vfprobe` (XDG Base Directory Specification: relative paths are
@@ -83,6 +104,11 @@ mod tests {
         assert_eq!(parse_test_targets(metadata).unwrap(), ["kernel"]);
         assert!(parse_test_targets(r#"{"packages": []}"#).is_err());
         assert!(parse_test_targets("no").is_err());
+    }
+
+    #[test]
+    fn folders_get_other_names_in_what_is_built() {
+        assert_eq!(remaps(&[(Path::new("/a b"), "/vfprobe")]), ["--remap-path-prefix=/a b=/vfprobe"]);
     }
 
     #[test]

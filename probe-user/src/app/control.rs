@@ -5,7 +5,7 @@ use crate::apply::{
     self, Applied, ApplyError, InForce, LiveHost, Options, RollbackError, RollbackOptions, RollbackReport,
     StateDir, StateError, TargetError, verify,
 };
-use crate::host::{HostRoot, read_host_threads, read_topology};
+use crate::host::{HostRoot, read_host_threads, read_knobs, read_topology};
 use crate::model::topology::Topology;
 use crate::plan::journal::Standing;
 use crate::plan::{Facts, Isolate, Plan, PlanError, Policy, plan};
@@ -63,6 +63,13 @@ fn plan_with_problems(
             threads
         }
     };
+    let knobs = if policy.knobs.are_asked() {
+        let (knobs, more) = read_knobs(root, &topology.online(), &policy.knobs.netdevs());
+        problems.extend(more);
+        knobs
+    } else {
+        Vec::new()
+    };
     for problem in &problems {
         debug!("not read: {problem}");
     }
@@ -74,7 +81,7 @@ fn plan_with_problems(
             BTreeSet::new()
         }
     };
-    let facts = Facts { topology: &topology, threads: &threads, immovable: &immovable };
+    let facts = Facts { topology: &topology, threads: &threads, knobs: &knobs, immovable: &immovable };
     (plan(&facts, policy), problems)
 }
 

@@ -7,7 +7,7 @@ use super::error::one_line;
 use super::host::Host;
 use super::undo::{Outcome, RollbackReport, Undone, write_old};
 use crate::model::topology::Thread;
-use crate::model::{CpuSet, HostThread, IrqNumber, Pid};
+use crate::model::{CpuSet, HostThread, IrqNumber, Pid, Value};
 use crate::plan::journal::{Begin, Standing};
 use crate::plan::{Target, ThreadTarget};
 use std::collections::BTreeMap;
@@ -29,7 +29,7 @@ fn restore_threads(host: &dyn Host, standing: &[Standing], since: u64, report: &
         .iter()
         .filter_map(|s| match &s.target {
             Target::Thread(thread) => Some((thread, s)),
-            Target::DefaultAffinity | Target::Irq(_) => None,
+            Target::DefaultAffinity | Target::Irq(_) | Target::Knob(_) => None,
         })
         .collect();
     if parents.is_empty() {
@@ -85,9 +85,10 @@ fn restore_irqs(
         Ok(irqs) => irqs,
         Err(error) => return missed(report, "interrupts", &error),
     };
+    let (Some(asked), Some(old)) = (default.asked().cpus(), default.old.cpus()) else { return };
     for (irq, cpus) in irqs {
         let at_birth = |default: &CpuSet| host.initial_affinity(irq.number, default);
-        let (inherited, due) = (at_birth(default.asked()), at_birth(&default.old));
+        let (inherited, due) = (at_birth(asked), at_birth(old));
         if cpus != inherited || cpus == due {
             continue;
         }
@@ -96,12 +97,14 @@ fn restore_irqs(
         let new = match standing.iter().find(|s| s.target.key() == key) {
             // Made anew under its old number, unless it has what was written to it, also on the way back, or had before.
             Some(own) => {
-                !own.ours.contains(&cpus) && own.old != cpus && own.old_effective.as_ref() != Some(&cpus)
+                !own.ours.iter().any(|ours| *ours == cpus)
+                    && own.old != cpus
+                    && own.old_effective.as_ref() != Some(&cpus)
             }
             None => !known.contains(&(irq.number, irq.actions)),
         };
         if new {
-            give_back(host, target, default, due, report);
+            give_back(host, target, default, due.into(), report);
         }
     }
 }
@@ -110,7 +113,7 @@ fn missed(report: &mut RollbackReport, what: &str, error: &dyn std::error::Error
     report.notes.push(format!("{what} created since were not looked for: {}", one_line(error)));
 }
 
-fn give_back(host: &dyn Host, target: Target, of: &Standing, due: CpuSet, report: &mut RollbackReport) {
+fn give_back(host: &dyn Host, target: Target, of: &Standing, due: Value, report: &mut RollbackReport) {
     let item = Standing { target: target.clone(), old: due, ..of.clone() };
     let outcome = write_old(host, &item).unwrap_or_else(Outcome::Failed);
     if !matches!(outcome, Outcome::Gone) {

@@ -1,6 +1,6 @@
 //! What a transaction needs of a host, and how a host refuses. Tests put a host of their own behind it.
 
-use crate::model::{CpuSet, HostThread, IrqNumber};
+use crate::model::{CpuSet, HostThread, IrqNumber, Value};
 use crate::plan::{IrqTarget, Target};
 use std::{fmt, io, path::PathBuf};
 
@@ -16,7 +16,7 @@ pub trait Host {
     ///
     /// # Errors
     /// [`TargetError::Refused`] says why the kernel did not do it.
-    fn write(&self, target: &Target, cpus: &CpuSet) -> Result<(), TargetError>;
+    fn write(&self, target: &Target, value: &Value) -> Result<(), TargetError>;
 
     /// Whether this process may write such targets at all, found out without writing anything.
     ///
@@ -24,8 +24,8 @@ pub trait Host {
     /// [`TargetError::Refused`] with [`Refusal::Privilege`] names what is missing.
     fn may_write(&self, target: &Target) -> Result<(), TargetError>;
 
-    /// Whether a target that was asked to have some CPUs has them. Kernels may take offline CPUs out of a mask.
-    fn same(&self, target: &Target, asked: &CpuSet, found: &CpuSet) -> bool {
+    /// Whether a target that was asked to have a value has it. Kernels may take offline CPUs out of a mask.
+    fn same(&self, target: &Target, asked: &Value, found: &Value) -> bool {
         let _ = target;
         asked == found
     }
@@ -75,8 +75,8 @@ pub enum Seen {
 pub struct Observed {
     /// Its name now: the handlers of an interrupt, the name of a thread.
     pub name: String,
-    /// The CPUs it is set to.
-    pub cpus: CpuSet,
+    /// What it is set to.
+    pub value: Value,
     /// Of an interrupt: the CPUs it really goes to, where the kernel tells.
     pub effective: Option<CpuSet>,
 }
@@ -85,7 +85,10 @@ impl Observed {
     /// Whether what was asked for is also what happens: interrupts may go on firing on the old CPU until the next one.
     #[must_use]
     pub fn settled(&self) -> bool {
-        self.effective.as_ref().is_none_or(|effective| effective.is_subset(&self.cpus))
+        match (&self.effective, self.value.cpus()) {
+            (Some(effective), Some(cpus)) => effective.is_subset(cpus),
+            _ => true,
+        }
     }
 }
 
@@ -155,6 +158,10 @@ pub enum Refusal {
     OutsideCpuset,
     /// A CPU number beyond what the kernel knows (EOVERFLOW, ERANGE).
     TooHigh,
+    /// The kernel does not take this value for a knob (EINVAL, ERANGE).
+    Invalid,
+    /// It can be read, but nobody may write it.
+    ReadOnly,
     /// A privilege is missing: which one.
     Privilege(&'static str),
     /// Anything else.
@@ -176,6 +183,10 @@ impl fmt::Display for Refusal {
                 "none of these CPUs is online and in the thread's cpuset, or the thread is bound to its CPU",
             ),
             Self::TooHigh => f.write_str("a CPU number beyond the last one of this kernel"),
+            Self::Invalid => f.write_str("the kernel does not take this value"),
+            Self::ReadOnly => {
+                f.write_str("this kernel offers it for reading only; leave it out of the policy")
+            }
             Self::Privilege(what) => write!(f, "{what} is missing; run as root"),
             Self::Other(error) => error.fmt(f),
         }

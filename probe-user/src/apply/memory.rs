@@ -2,7 +2,7 @@
 
 use super::host::{Host, Observed, Refusal, Seen, TargetError};
 use crate::model::topology::Thread;
-use crate::model::{CpuSet, HostThread, IrqNumber, Pid, Tid};
+use crate::model::{CpuSet, HostThread, IrqNumber, Pid, Tid, Value};
 use crate::plan::{IrqTarget, Target, TargetKey};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -24,6 +24,10 @@ pub(super) enum Event {
     Trimmed,
     /// Somebody else sets the target right after it.
     Foreign(CpuSet),
+    /// It is refused as a value that the kernel does not take.
+    Invalid,
+    /// It is refused as a CPU beyond the last one.
+    TooHigh,
 }
 
 /// What a killed process leaves its stack with.
@@ -33,7 +37,7 @@ pub(super) struct Killed;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Slot {
     pub(super) target: Target,
-    pub(super) cpus: CpuSet,
+    pub(super) value: Value,
     pub(super) effective: Option<CpuSet>,
 }
 
@@ -53,8 +57,8 @@ struct State {
 }
 
 impl MemoryHost {
-    pub(super) fn add(&self, target: Target, cpus: CpuSet, effective: Option<CpuSet>) {
-        let slot = Slot { target: target.clone(), cpus, effective };
+    pub(super) fn add(&self, target: Target, value: impl Into<Value>, effective: Option<CpuSet>) {
+        let slot = Slot { target: target.clone(), value: value.into(), effective };
         self.state.borrow_mut().slots.insert(target.key(), slot);
     }
 
@@ -81,7 +85,7 @@ impl MemoryHost {
     /// Somebody else sets a target.
     pub(super) fn set(&self, key: &TargetKey, cpus: CpuSet) {
         if let Some(slot) = self.state.borrow_mut().slots.get_mut(key) {
-            slot.cpus = cpus;
+            slot.value = cpus.into();
         }
     }
 
@@ -110,7 +114,7 @@ impl Host for MemoryHost {
             return Ok(newcomer.map_or(Seen::Gone, |t| {
                 Seen::Here(Observed {
                     name: t.thread.comm.clone(),
-                    cpus: t.thread.affinity.clone(),
+                    value: t.thread.affinity.clone().into(),
                     effective: None,
                 })
             }));
@@ -119,22 +123,26 @@ impl Host for MemoryHost {
             let name = match &slot.target {
                 Target::Irq(irq) => irq.actions.clone(),
                 Target::Thread(thread) => thread.comm.clone(),
-                Target::DefaultAffinity => String::new(),
+                Target::DefaultAffinity | Target::Knob(_) => String::new(),
             };
-            Seen::Here(Observed { name, cpus: slot.cpus.clone(), effective: slot.effective.clone() })
+            Seen::Here(Observed { name, value: slot.value.clone(), effective: slot.effective.clone() })
         }))
     }
 
-    fn write(&self, target: &Target, cpus: &CpuSet) -> Result<(), TargetError> {
+    fn write(&self, target: &Target, value: &Value) -> Result<(), TargetError> {
         let mut state = self.state.borrow_mut();
         let n = state.writes;
         state.writes += 1;
         let event = state.event.clone().filter(|(at, _)| *at == n).map(|(_, event)| event);
-        let refused = |refusal| Err(TargetError::Refused { call: format!("writing {cpus}"), refusal });
-        let mut taken = cpus.clone();
+        let refused = |refusal| Err(TargetError::Refused { call: format!("writing {value}"), refusal });
+        let first =
+            |value: &Value| value.cpus().and_then(CpuSet::first).map(CpuSet::from).unwrap_or_default();
+        let mut taken = value.clone();
         match &event {
             Some(Event::Managed) => return refused(Refusal::Managed),
             Some(Event::NoVector) => return refused(Refusal::NoVector),
+            Some(Event::Invalid) => return refused(Refusal::Invalid),
+            Some(Event::TooHigh) => return refused(Refusal::TooHigh),
             Some(Event::KilledBefore) => {
                 drop(state);
                 std::panic::resume_unwind(Box::new(Killed))
@@ -142,24 +150,25 @@ impl Host for MemoryHost {
             Some(Event::Vanishes) => {
                 state.slots.remove(&target.key());
             }
-            Some(Event::Trimmed) => taken = cpus.first().map(CpuSet::from).unwrap_or_default(),
+            Some(Event::Trimmed) if value.cpus().is_some() => taken = first(value).into(),
+            Some(Event::Trimmed) => taken = Value::text("trimmed"),
             Some(Event::KilledAfter | Event::Foreign(_)) | None => {}
         }
         if let Target::Thread(thread) = target
             && let Some(newcomer) = state.newcomers.iter_mut().find(|t| t.thread.tid == thread.tid)
         {
-            newcomer.thread.affinity = taken;
+            newcomer.thread.affinity = taken.cpus().cloned().unwrap_or_default();
             return Ok(());
         }
         let Some(slot) = state.slots.get_mut(&target.key()) else { return refused(Refusal::Gone) };
-        slot.cpus = taken;
-        if let Some(effective) = &mut slot.effective
-            && !effective.is_subset(&slot.cpus)
+        slot.value = taken;
+        if let (Some(effective), Some(cpus)) = (&mut slot.effective, slot.value.cpus())
+            && !effective.is_subset(cpus)
         {
-            *effective = slot.cpus.first().map(CpuSet::from).unwrap_or_default();
+            *effective = first(&slot.value);
         }
         match event {
-            Some(Event::Foreign(value)) => slot.cpus = value,
+            Some(Event::Foreign(value)) => slot.value = value.into(),
             Some(Event::KilledAfter) => {
                 drop(state);
                 std::panic::resume_unwind(Box::new(Killed))
@@ -188,8 +197,8 @@ impl Host for MemoryHost {
     fn irqs(&self) -> Result<Vec<(IrqTarget, CpuSet)>, TargetError> {
         let state = self.state.borrow();
         let irqs = state.slots.values().filter_map(|slot| match &slot.target {
-            Target::Irq(irq) => Some((irq.clone(), slot.cpus.clone())),
-            Target::Thread(_) | Target::DefaultAffinity => None,
+            Target::Irq(irq) => Some((irq.clone(), slot.value.cpus()?.clone())),
+            Target::Thread(_) | Target::DefaultAffinity | Target::Knob(_) => None,
         });
         Ok(irqs.collect())
     }

@@ -4,7 +4,7 @@ use super::memory::{Event, Killed, MemoryHost, Slot};
 use super::{
     Applied, ApplyError, Options, Outcome, RollbackOptions, RollbackReport, StateDir, apply, rollback, verify,
 };
-use crate::model::{CpuId, CpuSet, IrqNumber, Pid, Tid, VcpuId};
+use crate::model::{CpuId, CpuSet, IrqNumber, Knob, Pid, Tid, Value, VcpuId};
 use crate::plan::{IrqTarget, Need, PLAN_SCHEMA, Plan, Role, Step, Target, TargetKey, ThreadTarget};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -31,8 +31,8 @@ fn vcpu(tid: u32) -> Target {
 
 fn step(host: &MemoryHost, target: Target, new: &CpuSet, need: Need) -> Step {
     let slot: Slot = host.snapshot()[&target.key()].clone();
-    let Slot { target, cpus: now, effective } = slot;
-    Step { target, now, effective, new: new.clone(), need, reason: "test".to_owned() }
+    let Slot { target, value: now, effective } = slot;
+    Step { target, now, effective, new: new.clone().into(), need, reason: "test".to_owned() }
 }
 
 fn plan(steps: Vec<Step>) -> Plan {
@@ -97,7 +97,7 @@ impl Bench {
     }
 
     fn value(&self, target: &Target) -> String {
-        self.host.snapshot()[&target.key()].cpus.to_string()
+        self.host.snapshot()[&target.key()].value.to_string()
     }
 }
 
@@ -298,6 +298,8 @@ fn any_event() -> impl Strategy<Value = Event> {
         Just(Event::KilledAfter),
         Just(Event::Vanishes),
         Just(Event::Trimmed),
+        Just(Event::Invalid),
+        Just(Event::TooHigh),
         any_set().prop_map(Event::Foreign),
     ]
 }
@@ -315,13 +317,23 @@ fn any_wish() -> impl Strategy<Value = Wish> {
         .prop_map(|(now, fires_on, new, need)| Wish { now, fires_on, new, need })
 }
 
-/// Interrupts, threads and the default mask in turn.
+/// Interrupts, threads, the default mask and knobs in turn.
 fn target(at: u32) -> Target {
-    match at % 3 {
+    match at % 4 {
         0 => irq(at),
         1 => thread(10 + at, Role::Host),
-        _ if at == 2 => Target::DefaultAffinity,
-        _ => vcpu(100 + at),
+        2 if at == 2 => Target::DefaultAffinity,
+        2 => vcpu(100 + at),
+        _ if at == 3 => Target::Knob(Knob::Workqueues),
+        _ => Target::Knob(Knob::IdleLatency { cpu: CpuId(at) }),
+    }
+}
+
+/// The CPUs as a value of that target: knobs that are about something else have them as a text.
+fn value(target: &Target, cpus: &CpuSet) -> Value {
+    match target {
+        Target::Knob(Knob::IdleLatency { .. }) => Value::text(&cpus.to_string()),
+        _ => cpus.clone().into(),
     }
 }
 
@@ -332,9 +344,10 @@ fn random_bench(wishes: &[Wish]) -> (Bench, Plan) {
         let target = target(at);
         let fires_on = wish.now.iter().nth(wish.fires_on.index(wish.now.len())).map(CpuSet::from);
         let effective = fires_on.filter(|_| matches!(target, Target::Irq(_)));
-        bench.host.add(target.clone(), wish.now.clone(), effective);
+        bench.host.add(target.clone(), value(&target, &wish.now), effective);
         if wish.now != wish.new {
-            steps.push(step(&bench.host, target, &wish.new, wish.need));
+            let new = value(&target, &wish.new);
+            steps.push(Step { new, ..step(&bench.host, target, &wish.new, wish.need) });
         }
     }
     (bench, plan(steps))
@@ -356,7 +369,7 @@ proptest! {
     /// it does; and rollback leaves what was found, also when it is killed itself and repeated.
     #[test]
     fn all_or_nothing(
-        wishes in proptest::collection::vec(any_wish(), 1..8),
+        wishes in proptest::collection::vec(any_wish(), 1..10),
         event in proptest::option::of((0_u32..10, any_event())),
         second_kill in proptest::option::of((0_u32..10, any::<bool>())),
     ) {
@@ -376,7 +389,7 @@ proptest! {
                     let skipped = applied.skipped.iter().any(|s| s.target == step.target);
                     let expect = if skipped { &step.now } else { &step.new };
                     if let Some(slot) = after.get(&key) {
-                        prop_assert_eq!(&slot.cpus, expect);
+                        prop_assert_eq!(&slot.value, expect);
                     } else {
                         prop_assert!(skipped);
                     }
@@ -399,7 +412,7 @@ proptest! {
         let end = bench.host.snapshot();
         if foreign {
             // What somebody else set stays; everything else is as it was.
-            let differing = end.iter().filter(|(key, slot)| before.get(key).map(|s| &s.cpus) != Some(&slot.cpus));
+            let differing = end.iter().filter(|(key, slot)| before.get(key).map(|s| &s.value) != Some(&slot.value));
             prop_assert!(differing.count() <= 1);
         } else {
             prop_assert_eq!(&end, &without_gone(before, &end));

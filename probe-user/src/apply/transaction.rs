@@ -178,9 +178,9 @@ fn check_guard(host: &dyn Host, step: &Step) -> Result<(), Guard> {
         Seen::Here(Observed { name, .. }) if !same_name(&step.target, &name) => {
             Err(Guard::Changed(format!("{} is called {name} now", step.target)))
         }
-        Seen::Here(Observed { cpus, .. }) if host.same(&step.target, &step.now, &cpus) => Ok(()),
-        Seen::Here(Observed { cpus, .. }) => {
-            Err(Guard::Changed(format!("{} is set to {cpus}, not to {}", step.target, step.now)))
+        Seen::Here(Observed { value, .. }) if host.same(&step.target, &step.now, &value) => Ok(()),
+        Seen::Here(Observed { value, .. }) => {
+            Err(Guard::Changed(format!("{} is set to {value}, not to {}", step.target, step.now)))
         }
         Seen::Gone => Err(Guard::Gone(format!("{} is gone", step.target))),
         Seen::Replaced(other) => {
@@ -194,7 +194,7 @@ fn same_name(target: &Target, name: &str) -> bool {
     match target {
         Target::Thread(thread) => thread.role == Role::Host || thread.comm == name,
         // What an interrupt is called was compared when it was looked up.
-        Target::Irq(_) | Target::DefaultAffinity => true,
+        Target::Irq(_) | Target::DefaultAffinity | Target::Knob(_) => true,
     }
 }
 
@@ -265,19 +265,19 @@ impl Run<'_, '_> {
             return pass_or_fail(step, error);
         }
         match self.host.observe(&step.target) {
-            Ok(Seen::Here(Observed { cpus, .. })) if self.host.same(&step.target, &step.new, &cpus) => {
+            Ok(Seen::Here(Observed { value, .. })) if self.host.same(&step.target, &step.new, &value) => {
                 info!(
                     target: "vfprobe::audit",
                     "{}: {} -> {} ({})", step.target, step.now, step.new, step.reason
                 );
                 Ok(Outcome::Done)
             }
-            Ok(Seen::Here(Observed { cpus, .. })) => {
+            Ok(Seen::Here(Observed { value, .. })) => {
                 // What is found is neither the old value nor the one on record: nobody could tell later that it is
                 // vfprobe's doing, so it goes at once.
                 take_back(self.host, step);
                 let call = format!("setting {} to {}", step.target, step.new);
-                pass_or_fail(step, TargetError::NotTaken { call, found: cpus.to_string() })
+                pass_or_fail(step, TargetError::NotTaken { call, found: value.to_string() })
             }
             Ok(Seen::Gone | Seen::Replaced(_)) if step.need != Need::Required => {
                 Ok(Outcome::Passed { why: "it went away".to_owned(), immovable: false })

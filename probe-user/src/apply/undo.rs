@@ -4,7 +4,7 @@ use super::error::one_line;
 use super::faults::{self, Point};
 use super::heirs::restore_heirs;
 use super::host::{Host, Observed, Refusal, Seen, TargetError};
-use crate::model::CpuSet;
+use crate::model::{CpuSet, Value};
 use crate::plan::journal::{Begin, Standing};
 use crate::plan::{Step, Target};
 use std::time::{Duration, Instant};
@@ -35,11 +35,11 @@ pub struct Undone {
 #[derive(Debug)]
 pub enum Outcome {
     /// It has its old value again.
-    Restored(CpuSet),
+    Restored(Value),
     /// An interrupt has its old mask again, but goes on firing on another CPU of that mask than before.
     Elsewhere {
         /// The old mask.
-        mask: CpuSet,
+        mask: Value,
         /// Where it fires.
         fires_on: CpuSet,
     },
@@ -48,7 +48,7 @@ pub enum Outcome {
     /// It is gone, and its settings with it.
     Gone,
     /// Somebody else has changed it since; it was left.
-    Foreign(CpuSet),
+    Foreign(Value),
     /// It could not be read or written.
     Failed(TargetError),
 }
@@ -61,9 +61,9 @@ impl RollbackReport {
     }
 
     /// Targets that somebody else has changed since, with what they are set to now.
-    pub fn foreign(&self) -> impl Iterator<Item = (&Target, &CpuSet)> {
+    pub fn foreign(&self) -> impl Iterator<Item = (&Target, &Value)> {
         self.undone.iter().filter_map(|u| match &u.outcome {
-            Outcome::Foreign(cpus) => Some((&u.target, cpus)),
+            Outcome::Foreign(value) => Some((&u.target, value)),
             _ => None,
         })
     }
@@ -148,26 +148,20 @@ fn begin(host: &dyn Host, item: &Standing, resumed: bool) -> Result<First, Targe
         Seen::Here(observed) => observed,
         Seen::Gone | Seen::Replaced(_) => return Ok(First::Over(Outcome::Gone)),
     };
-    let Observed { name: _, cpus, effective } = observed;
-    let is = |value: &CpuSet| host.same(&item.target, value, &cpus);
+    let Observed { name: _, value: found, effective } = observed;
+    let is = |value: &Value| host.same(&item.target, value, &found);
     // Cut short between sending an interrupt home and restoring its mask, the mask is that home.
-    let half_undone = resumed && Some(&cpus) == item.old_effective.as_ref();
+    let half_undone = resumed && item.old_effective.as_ref().is_some_and(|home| found == *home);
     if is(&item.old) {
         return Ok(First::Over(Outcome::Untouched));
     }
     if !item.ours.iter().any(is) && !half_undone {
-        return Ok(First::Over(Outcome::Foreign(cpus)));
+        return Ok(First::Over(Outcome::Foreign(found)));
     }
     // A wide mask that holds the present CPU moves nothing: the kernel leaves the interrupt where it is. So it is
     // first sent to where it was.
-    let home = item.old_effective.as_ref().filter(|home| {
-        home.only().is_some()
-            && home.is_subset(&item.old)
-            && Some(*home) != effective.as_ref()
-            && **home != item.old
-    });
-    if let Some(home) = home
-        && host.write(&item.target, home).is_ok()
+    if let Some(home) = home(&item.old, item.old_effective.as_ref(), effective.as_ref())
+        && host.write(&item.target, &home.clone().into()).is_ok()
     {
         faults::hit(Point::AfterWrite);
         return Ok(First::Homing(home.clone()));
@@ -177,7 +171,8 @@ fn begin(host: &dyn Host, item: &Standing, resumed: bool) -> Result<First, Targe
 
 /// Where an interrupt has to be sent before it gets its old mask back, so that it fires where it did: one CPU of that
 /// mask, unless it fires there anyway.
-fn home<'a>(old: &CpuSet, fired_on: Option<&'a CpuSet>, fires_on: Option<&CpuSet>) -> Option<&'a CpuSet> {
+fn home<'a>(old: &Value, fired_on: Option<&'a CpuSet>, fires_on: Option<&CpuSet>) -> Option<&'a CpuSet> {
+    let old = old.cpus()?;
     fired_on.filter(|home| {
         home.only().is_some() && home.is_subset(old) && Some(*home) != fires_on && *home != old
     })
@@ -186,7 +181,7 @@ fn home<'a>(old: &CpuSet, fired_on: Option<&'a CpuSet>, fires_on: Option<&CpuSet
 /// Takes back a write that turned out otherwise, before anything else is recorded.
 pub(super) fn take_back(host: &dyn Host, step: &Step) {
     if let Some(home) = home(&step.now, step.effective.as_ref(), None) {
-        let _ = host.write(&step.target, home);
+        let _ = host.write(&step.target, &home.clone().into());
     }
     let _ = host.write(&step.target, &step.now);
 }
@@ -201,13 +196,13 @@ pub(super) fn write_old(host: &dyn Host, item: &Standing) -> Result<Outcome, Tar
         Err(error) => return Err(error),
     }
     match host.observe(&item.target)? {
-        Seen::Here(Observed { cpus, .. }) if host.same(&item.target, &item.old, &cpus) => {
+        Seen::Here(Observed { value, .. }) if host.same(&item.target, &item.old, &value) => {
             info!(target: "vfprobe::audit", "{}: {} -> {} (undone)", item.target, item.asked(), item.old);
-            Ok(Outcome::Restored(cpus))
+            Ok(Outcome::Restored(value))
         }
-        Seen::Here(Observed { cpus, .. }) => Err(TargetError::NotTaken {
+        Seen::Here(Observed { value, .. }) => Err(TargetError::NotTaken {
             call: format!("setting {} to {}", item.target, item.old),
-            found: cpus.to_string(),
+            found: value.to_string(),
         }),
         Seen::Gone | Seen::Replaced(_) => Ok(Outcome::Gone),
     }

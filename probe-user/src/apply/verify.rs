@@ -2,7 +2,7 @@
 
 use super::error::one_line;
 use super::host::{Host, Observed, Seen};
-use crate::model::CpuSet;
+use crate::model::{CpuSet, Value};
 use crate::plan::journal::{Journal, Standing};
 use crate::plan::{Need, Target};
 use serde::Serialize;
@@ -30,7 +30,7 @@ pub struct Check {
     /// The target.
     pub target: Target,
     /// What is asked.
-    pub asked: CpuSet,
+    pub asked: Value,
     /// What is found.
     #[serde(flatten)]
     pub reality: Reality,
@@ -55,7 +55,7 @@ pub enum Reality {
     /// Somebody else's value.
     Drifted {
         /// The value.
-        found: CpuSet,
+        found: Value,
     },
     /// The target is gone.
     Gone,
@@ -114,11 +114,13 @@ fn check(host: &dyn Host, standing: &Standing) -> Check {
     let reality = match host.observe(&standing.target) {
         Err(error) => Reality::Unreadable { error: one_line(&error) },
         Ok(Seen::Gone | Seen::Replaced(_)) => Reality::Gone,
-        Ok(Seen::Here(Observed { cpus, .. })) if !host.same(&standing.target, asked, &cpus) => {
-            Reality::Drifted { found: cpus }
+        Ok(Seen::Here(Observed { value, .. })) if !host.same(&standing.target, asked, &value) => {
+            Reality::Drifted { found: value }
         }
         Ok(Seen::Here(observed)) => match observed.effective {
-            Some(effective) if !effective.is_subset(asked) => Reality::Pending { effective },
+            Some(effective) if !asked.cpus().is_none_or(|asked| effective.is_subset(asked)) => {
+                Reality::Pending { effective }
+            }
             effective => Reality::AsAsked { effective },
         },
     };

@@ -43,7 +43,7 @@ struct Report<'a> {
 
 /// Plans, asks, and applies.
 pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
-    let (root, state) = (HostRoot::live(), StateDir::new(&globals.state_dir));
+    let (root, state) = (HostRoot::live(), StateDir::new(globals.state_dir()));
     let plan = match &args.file {
         Some(path) => read_plan(path)?,
         None => control::make_plan(&root, &state, &args.policy.policy()?).map_err(failures::plan)?,

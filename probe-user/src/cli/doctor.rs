@@ -47,7 +47,7 @@ pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
         let document = Document { schema: SCHEMA, host: &facts.host, findings: &findings, blocking };
         serde_json::to_string_pretty(&document).map_err(Failure::cannot_run)? + "\n"
     } else {
-        render(&facts, &findings, Paint::stdout(globals.color))
+        render(&facts, &findings, Paint::stdout(globals.color()))
     };
     print(text.as_bytes())?;
     Ok(if blocking > 0 { Exit::Finding } else { Exit::Fine })

@@ -59,7 +59,7 @@ pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
     let text = if args.json {
         to_json(&report, &watched)?
     } else {
-        to_text(&report, &watched, Paint::stdout(globals.color))
+        to_text(&report, &watched, Paint::stdout(globals.color()))
     };
     print(text.as_bytes())?;
     Ok(if report.passed { Exit::Fine } else { Exit::Finding })

@@ -48,7 +48,7 @@ fn level(globals: &Globals, levels: Levels) -> LevelFilter {
 }
 
 fn ansi(globals: &Globals) -> bool {
-    match globals.color {
+    match globals.color() {
         ColorChoice::Always => true,
         ColorChoice::Never => false,
         ColorChoice::Auto => io::stderr().is_terminal(),

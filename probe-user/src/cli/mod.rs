@@ -27,11 +27,14 @@ mod verify;
 pub use exit::{Exit, Failure};
 
 use anyhow::Context;
-use clap::{Parser, Subcommand};
+use clap::{ColorChoice, Parser, Subcommand};
 use std::{
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
+
+/// Where the journal and the lock are kept unless told otherwise.
+const DEFAULT_STATE_DIR: &str = "/run/vfprobe";
 
 /// Trace, tune and verify how SR-IOV guests get their interrupts.
 #[derive(Debug, Parser)]
@@ -46,7 +49,7 @@ pub struct Cli {
 }
 
 /// Options that every command takes.
-#[derive(Debug, Clone, clap::Args)]
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 pub struct Globals {
     /// Only results and errors, no progress
     #[arg(short, long, global = true, conflicts_with = "verbose")]
@@ -54,18 +57,23 @@ pub struct Globals {
     /// More about what is done; twice for debugging
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
-    /// Colours in output
-    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
-    pub color: clap::ColorChoice,
-    /// Where the journal and the lock are kept
-    #[arg(
-        long,
-        global = true,
-        value_name = "DIR",
-        default_value = "/run/vfprobe",
-        env = "VFPROBE_STATE_DIR"
-    )]
-    pub state_dir: PathBuf,
+    /// Colours in output [default: auto]
+    #[arg(long, global = true, value_name = "WHEN")]
+    color: Option<ColorChoice>,
+    #[arg(long, global = true, value_name = "DIR", env = "VFPROBE_STATE_DIR", help = format!(
+        "Where the journal and the lock are kept [default: {DEFAULT_STATE_DIR}]"
+    ))]
+    state_dir: Option<PathBuf>,
+}
+
+impl Globals {
+    fn color(&self) -> ColorChoice {
+        self.color.unwrap_or(ColorChoice::Auto)
+    }
+
+    fn state_dir(&self) -> &Path {
+        self.state_dir.as_deref().unwrap_or(Path::new(DEFAULT_STATE_DIR))
+    }
 }
 
 /// The commands.
@@ -111,9 +119,9 @@ pub enum Command {
 /// A [`Failure`] carries the exit code and the one line to print.
 pub fn run(cli: Cli) -> Result<Exit, Failure> {
     let Cli { globals, command } = cli;
-    match &command {
-        Command::Serve(args) => log::start_service(&globals, args.log_format()),
-        _ => log::start(&globals),
+    // How a service logs may be in its configuration, which it reads first.
+    if !matches!(command, Command::Serve(_)) {
+        log::start(&globals);
     }
     match command {
         Command::Doctor(args) => doctor::run(&globals, &args),

@@ -21,7 +21,7 @@ pub struct Args {
 /// Plans and prints.
 pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
     let policy = args.policy.policy()?;
-    let plan = make_plan(&HostRoot::live(), &StateDir::new(&globals.state_dir), &policy);
+    let plan = make_plan(&HostRoot::live(), &StateDir::new(globals.state_dir()), &policy);
     let plan = plan.map_err(failures::plan)?;
     let text = if args.json { to_json(&plan)? } else { to_text(&plan) };
     print(text.as_bytes())
@@ -68,6 +68,7 @@ pub(super) fn to_text(plan: &Plan) -> String {
 mod tests {
     use super::*;
     use crate::cli::documented;
+    use crate::model::CpuSet;
     use crate::plan::{Need, PLAN_SCHEMA, Target};
 
     #[test]
@@ -88,9 +89,9 @@ mod tests {
     fn a_plan_in_columns() {
         let step = |now: &str, new: &str| Step {
             target: Target::DefaultAffinity,
-            now: now.parse().unwrap(),
+            now: now.parse::<CpuSet>().unwrap().into(),
             effective: None,
-            new: new.parse().unwrap(),
+            new: new.parse::<CpuSet>().unwrap().into(),
             need: Need::Required,
             reason: "why".to_owned(),
         };

@@ -4,7 +4,7 @@ use super::{Exit, Failure, Globals, print};
 use crate::app::{control, interrupt::Interrupts};
 use crate::apply::{Outcome, RollbackOptions, RollbackReport, StateDir, Undone};
 use crate::host::HostRoot;
-use crate::model::CpuSet;
+use crate::model::{CpuSet, Value};
 use crate::plan::Target;
 use anyhow::{Context as _, anyhow};
 use serde::Serialize;
@@ -41,6 +41,8 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     cpus: Option<&'a CpuSet>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     fires_on: Option<&'a CpuSet>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
@@ -48,7 +50,7 @@ struct Line<'a> {
 
 /// Undoes everything on record.
 pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
-    let (root, state) = (HostRoot::live(), StateDir::new(&globals.state_dir));
+    let (root, state) = (HostRoot::live(), StateDir::new(globals.state_dir()));
     if args.dry_run {
         return dry_run(&state);
     }
@@ -91,16 +93,25 @@ fn to_json(report: &RollbackReport) -> Result<String, Failure> {
     Ok(serde_json::to_string_pretty(&report).map_err(Failure::cannot_run)? + "\n")
 }
 
-fn line(Undone { target, outcome }: &Undone) -> Line<'_> {
-    let line = |outcome, cpus| Line { target, outcome, cpus, fires_on: None, error: None };
+fn line(undone: &Undone) -> Line<'_> {
+    fn of<'a>(target: &'a Target, outcome: &'static str, value: Option<&'a Value>) -> Line<'a> {
+        let (cpus, text) = match value {
+            Some(Value::Cpus(cpus)) => (Some(cpus), None),
+            Some(Value::Text { text }) => (None, Some(text.as_str())),
+            None => (None, None),
+        };
+        Line { target, outcome, cpus, text, fires_on: None, error: None }
+    }
+    let Undone { target, outcome } = undone;
+    let line = |outcome, value| of(target, outcome, value);
     match outcome {
-        Outcome::Restored(cpus) => line("restored", Some(cpus)),
+        Outcome::Restored(value) => line("restored", Some(value)),
         Outcome::Elsewhere { mask, fires_on } => {
             Line { fires_on: Some(fires_on), ..line("elsewhere", Some(mask)) }
         }
         Outcome::Untouched => line("untouched", None),
         Outcome::Gone => line("gone", None),
-        Outcome::Foreign(cpus) => line("foreign", Some(cpus)),
+        Outcome::Foreign(value) => line("foreign", Some(value)),
         Outcome::Failed(error) => Line { error: Some(error.to_string()), ..line("failed", None) },
     }
 }
@@ -154,14 +165,14 @@ mod tests {
     #[test]
     fn the_documented_example_is_what_is_printed() {
         let (text, example) = documented("vfprobe rollback --json");
-        let cpus = |list: &str| list.parse().unwrap();
+        let cpus = |list: &str| list.parse::<CpuSet>().unwrap();
         let call = "writing 0-3 to /proc/irq/default_smp_affinity".to_owned();
         let outcomes = [
-            Outcome::Restored(cpus("0-3")),
-            Outcome::Elsewhere { mask: cpus("0-3"), fires_on: cpus("2") },
+            Outcome::Restored(cpus("0-3").into()),
+            Outcome::Elsewhere { mask: cpus("0-3").into(), fires_on: cpus("2") },
             Outcome::Untouched,
             Outcome::Gone,
-            Outcome::Foreign(cpus("1")),
+            Outcome::Foreign(cpus("1").into()),
             Outcome::Failed(TargetError::Refused { call, refusal: Refusal::Offline }),
         ];
         let undone = example["undone"].as_array().unwrap().iter().zip(outcomes).map(|(line, outcome)| {
@@ -185,13 +196,13 @@ mod tests {
                 .collect(),
             notes: Vec::new(),
         };
-        let cpus = |list: &str| list.parse().unwrap();
+        let cpus = |list: &str| list.parse::<CpuSet>().unwrap();
         assert_eq!(to_text(&report(vec![])), "nothing to undo\n");
         let all = report(vec![
-            Outcome::Restored(cpus("0-3")),
-            Outcome::Foreign(cpus("1")),
+            Outcome::Restored(cpus("0-3").into()),
+            Outcome::Foreign(cpus("1").into()),
             Outcome::Gone,
-            Outcome::Elsewhere { mask: cpus("0-3"), fires_on: cpus("2") },
+            Outcome::Elsewhere { mask: cpus("0-3").into(), fires_on: cpus("2") },
         ]);
         assert_eq!(
             to_text(&all),

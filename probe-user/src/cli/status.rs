@@ -38,7 +38,7 @@ pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
 }
 
 pub(super) fn show(globals: &Globals, args: &Args, lists: Lists) -> Result<Exit, Failure> {
-    let found = control::in_force(&HostRoot::live(), &StateDir::new(&globals.state_dir));
+    let found = control::in_force(&HostRoot::live(), &StateDir::new(globals.state_dir()));
     let in_force = found.map_err(Failure::cannot_run)?;
     let holds = in_force.as_ref().is_none_or(InForce::holds);
     let text = if args.json {
@@ -95,16 +95,17 @@ fn found(check: &Check) -> String {
 mod tests {
     use super::*;
     use crate::cli::documented;
+    use crate::model::CpuSet;
     use crate::plan::{Need, Target};
 
     #[test]
     fn the_documented_example_is_what_is_printed() {
         let (text, example) = documented("vfprobe status --json, vfprobe verify --json");
-        let cpus = |list: &str| list.parse().unwrap();
+        let cpus = |list: &str| list.parse::<CpuSet>().unwrap();
         let realities = [
             Reality::AsAsked { effective: Some(cpus("2")) },
             Reality::Pending { effective: cpus("0") },
-            Reality::Drifted { found: cpus("0-3") },
+            Reality::Drifted { found: cpus("0-3").into() },
             Reality::Gone,
             Reality::Unreadable { error: "cannot read /proc/257/task/257/stat".to_owned() },
         ];
@@ -138,9 +139,9 @@ mod tests {
 
     #[test]
     fn tables() {
-        let cpus = |list: &str| list.parse().unwrap();
+        let cpus = |list: &str| list.parse::<CpuSet>().unwrap();
         let check =
-            |reality, need| Check { target: Target::DefaultAffinity, asked: cpus("2"), reality, need };
+            |reality, need| Check { target: Target::DefaultAffinity, asked: cpus("2").into(), reality, need };
         let mut in_force = InForce {
             configs: vec!["own".to_owned()],
             guests: vec!["vm1".to_owned()],
@@ -158,7 +159,7 @@ mod tests {
             "own for vm1, guarded CPUs 2\n  default mask of new interrupts  asked 2  as asked, fires on 2\n  \
              default mask of new interrupts  asked 2  gone\n2 settings, all as asked\n"
         );
-        in_force.checks.push(check(Reality::Drifted { found: cpus("1") }, Need::Required));
+        in_force.checks.push(check(Reality::Drifted { found: cpus("1").into() }, Need::Required));
         assert!(!in_force.holds());
         assert_eq!(
             to_text(&in_force, Lists::Drift),

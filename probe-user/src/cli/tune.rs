@@ -58,7 +58,7 @@ pub struct Args {
 
 /// Runs the session and tells its verdict.
 pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
-    let (root, state) = (HostRoot::live(), StateDir::new(&globals.state_dir));
+    let (root, state) = (HostRoot::live(), StateDir::new(globals.state_dir()));
     let topology = read_topology(&root);
     let guest = guests::find(&topology, &args.guest).map_err(Failure::usage)?.name.clone();
     let tries = tries(args, &guest)?;
@@ -185,7 +185,7 @@ fn finish(
     let assessments: Vec<Assessment<'_>> =
         pairs.into_iter().map(|pair| assess(pair, Detail::Folded, None)).collect();
     let format = &args.format;
-    print(format.text(&assessments, &session.notes, false, Paint::stdout(globals.color))?.as_bytes())?;
+    print(format.text(&assessments, &session.notes, false, Paint::stdout(globals.color()))?.as_bytes())?;
     let report = format.write_report(&assessments, &session.notes)?;
     let report = report.map_or_else(String::new, |file| format!("report   {file}\n"));
     tell(globals, format, &format!("\nsession  {name}\n{report}"))?;

@@ -15,6 +15,7 @@ use crate::{
 use std::{
     borrow::Cow,
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    fmt,
     str::FromStr,
 };
 
@@ -88,6 +89,12 @@ impl FromStr for FoldLabel {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let found = [Self::Slot, Self::Vcpu].into_iter().find(|label| label.as_str() == text);
         found.ok_or_else(|| NotAFoldLabel(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Fold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.iter().map(|label| label.as_str()).collect::<Vec<_>>().join(","))
     }
 }
 

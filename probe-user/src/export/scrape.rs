@@ -14,22 +14,21 @@ use super::{
 use bytes::Bytes;
 use std::{
     sync::{
-        Arc, Weak,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Instant,
 };
-use tokio::{sync::Mutex, task::spawn_blocking};
+use tokio::task::spawn_blocking;
 
 /// Answers scrapes from one source.
 pub struct Exporter {
     source: Arc<dyn Source>,
-    fold: Fold,
-    bounds: Bounds,
+    form: Mutex<(Fold, Bounds)>,
     /// Readings started so far.
     started: AtomicU64,
     /// Held while a reading is under way.
-    latest: Arc<Mutex<Latest>>,
+    latest: Arc<tokio::sync::Mutex<Latest>>,
 }
 
 /// The answer written last, for as long as someone is still sending it.
@@ -54,7 +53,13 @@ impl AsRef<[u8]> for Shared {
 impl Exporter {
     /// An exporter of what `source` says, with some labels folded, and histograms at these bounds.
     pub fn new(source: Arc<dyn Source>, fold: Fold, bounds: Bounds) -> Self {
-        Self { source, fold, bounds, started: AtomicU64::new(0), latest: Arc::default() }
+        let form = Mutex::new((fold, bounds));
+        Self { source, form, started: AtomicU64::new(0), latest: Arc::default() }
+    }
+
+    /// Folds other labels, or exports at other bounds, from the next reading on.
+    pub fn reform(&self, fold: Fold, bounds: Bounds) {
+        *self.form.lock().unwrap_or_else(PoisonError::into_inner) = (fold, bounds);
     }
 
     /// The text of a scrape. Every figure in it was read after this call began.
@@ -74,7 +79,7 @@ impl Exporter {
         }
         latest.reading = self.started.fetch_add(1, Ordering::SeqCst) + 1;
         let source = Arc::clone(&self.source);
-        let (fold, bounds) = (self.fold.clone(), self.bounds);
+        let (fold, bounds) = self.form.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let text = spawn_blocking(move || {
             let text = Arc::new(text(source.as_ref(), &fold, bounds, format)?);
             latest.format = Some(format);

@@ -5,6 +5,7 @@
 pub mod cpu_set;
 pub mod host_facts;
 pub mod ids;
+pub mod knob;
 pub mod nic;
 pub mod pci;
 pub mod thread;
@@ -14,5 +15,6 @@ pub mod vf_counters;
 pub use cpu_set::CpuSet;
 pub use host_facts::HostFacts;
 pub use ids::{CpuId, IrqNumber, NumaNode, Pid, Tid, VcpuId, VfIndex};
+pub use knob::{Knob, Value};
 pub use pci::PciAddress;
 pub use thread::HostThread;

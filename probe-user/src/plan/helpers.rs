@@ -89,9 +89,9 @@ pub(super) fn place(draft: &mut Draft<'_>, rules: &ThreadRules, guest: &Guest) {
             ),
             Threads::Cpus(cpus) => draft.push(Step {
                 target,
-                now: thread.affinity.clone(),
+                now: thread.affinity.clone().into(),
                 effective: None,
-                new: cpus.clone(),
+                new: cpus.clone().into(),
                 need: Need::WhilePresent,
                 reason: format!("the policy gives {} threads of {} CPUs {cpus}", kind.as_str(), guest.name),
             }),
@@ -133,7 +133,7 @@ mod tests {
     fn plan_for(topology: &Topology, threads: ThreadRules) -> Result<Plan, PlanError> {
         let mut policy = Policy::for_guest("vm1", Pins::Cpus(vec![CpuId(3)]), Placement::Keep);
         policy.guests[0].threads = threads;
-        plan(&Facts { topology, threads: &[], immovable: &BTreeSet::new() }, &policy)
+        plan(&Facts { topology, threads: &[], knobs: &[], immovable: &BTreeSet::new() }, &policy)
     }
 
     fn rules([emulator, io, vhost]: [&str; 3]) -> ThreadRules {

@@ -8,6 +8,7 @@ mod error;
 mod helpers;
 pub mod journal;
 mod keep_off;
+mod knobs;
 pub mod named;
 mod pins;
 mod planner;
@@ -19,7 +20,8 @@ pub(crate) mod testing;
 mod vectors;
 
 pub use error::PlanError;
+pub use knobs::FoundKnobs;
 pub use planner::{Facts, plan};
-pub use policy::{GuestPolicy, Isolate, Others, Pins, Placement, Policy, ThreadRules, Threads};
-pub use policy_file::{PolicyError, parse_policy};
+pub use policy::{GuestPolicy, Isolate, Knobs, Others, Pins, Placement, Policy, ThreadRules, Threads};
+pub use policy_file::{PolicyError, line_of, parse_policy};
 pub use step::{IrqTarget, Need, PLAN_SCHEMA, Plan, Role, Step, Target, TargetKey, ThreadTarget, VectorName};

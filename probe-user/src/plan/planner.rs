@@ -1,8 +1,8 @@
 //! From facts and a policy to a plan: the order of the parts, and what they share.
 
 use super::pins::{self, Assigned};
+use super::{FoundKnobs, ThreadTarget, helpers, keep_off, knobs, vectors};
 use super::{Isolate, Need, Others, PLAN_SCHEMA, Plan, PlanError, Policy, Role, Step, Target, TargetKey};
-use super::{ThreadTarget, helpers, keep_off, vectors};
 use crate::model::topology::{Guest, Thread, Topology};
 use crate::model::{CpuSet, HostThread, Pid};
 use std::collections::BTreeSet;
@@ -14,6 +14,8 @@ pub struct Facts<'a> {
     pub topology: &'a Topology,
     /// All threads of the host but vfprobe's own; needed only to isolate threads, else empty.
     pub threads: &'a [HostThread],
+    /// Knobs with what they are set to; needed only for those that the policy names.
+    pub knobs: &'a FoundKnobs,
     /// What the kernel has refused to move before.
     pub immovable: &'a BTreeSet<TargetKey>,
 }
@@ -62,6 +64,7 @@ pub fn plan(facts: &Facts<'_>, policy: &Policy) -> Result<Plan, PlanError> {
     if policy.isolate == Isolate::Threads {
         keep_off::threads(&mut draft, topology, facts.threads, &ours);
     }
+    knobs::set(&mut draft, &policy.knobs, facts.knobs);
     for assigned in &assigned {
         pin_threads(&mut draft, assigned);
         vectors::place(&mut draft, topology, assigned);
@@ -100,7 +103,7 @@ fn pin_threads(draft: &mut Draft<'_>, assigned: &Assigned<'_>) {
         let role = Role::Vcpu { guest: guest.name.clone(), index: vcpu.index };
         draft.push(Step {
             target: thread_target(guest.pid, &vcpu.thread, role),
-            now: vcpu.thread.affinity.clone(),
+            now: vcpu.thread.affinity.clone().into(),
             effective: None,
             new: cpu.into(),
             need: Need::Required,
@@ -153,7 +156,8 @@ impl Draft<'_> {
         if now.intersection(guarded).is_empty() {
             return;
         }
-        self.push(Step { target, now: now.clone(), effective: effective.cloned(), new, need, reason });
+        let (now, new) = (now.clone().into(), new.into());
+        self.push(Step { target, now, effective: effective.cloned(), new, need, reason });
     }
 }
 
@@ -176,7 +180,7 @@ mod tests {
     }
 
     fn plan_of(topology: &Topology, threads: &[HostThread], policy: &Policy) -> Result<Plan, PlanError> {
-        plan(&Facts { topology, threads, immovable: &BTreeSet::new() }, policy)
+        plan(&Facts { topology, threads, knobs: &[], immovable: &BTreeSet::new() }, policy)
     }
 
     fn lines(plan: &Plan) -> Vec<String> {
@@ -299,7 +303,7 @@ mod tests {
     fn what_the_kernel_refused_is_noted_and_not_tried_again() {
         let topology = two_guests();
         let immovable = BTreeSet::from([TargetKey::Irq(crate::model::IrqNumber(0), "timer".to_owned())]);
-        let facts = Facts { topology: &topology, threads: &[], immovable: &immovable };
+        let facts = Facts { topology: &topology, threads: &[], knobs: &[], immovable: &immovable };
         let plan = plan(&facts, &policy("2", Placement::Keep)).unwrap();
         assert!(!lines(&plan).iter().any(|l| l.starts_with("irq 0 ")));
         assert!(plan.notes.iter().any(|n| n.starts_with("irq 0 timer cannot be moved")));
@@ -419,9 +423,10 @@ mod tests {
             prop_assert_eq!(&plan, &plan_of(&topology, &host_threads, &policy).unwrap());
             for step in &plan.steps {
                 prop_assert_ne!(&step.now, &step.new);
-                prop_assert!(!step.new.intersection(&topology.online()).is_empty(), "{:?}", step);
+                let new = step.new.cpus().unwrap();
+                prop_assert!(!new.intersection(&topology.online()).is_empty(), "{:?}", step);
                 if step.need != Need::Required {
-                    prop_assert!(step.new.intersection(&plan.guarded).is_empty(), "{:?}", step);
+                    prop_assert!(new.intersection(&plan.guarded).is_empty(), "{:?}", step);
                 }
             }
             let (after, threads_after) = settled(&topology, &host_threads, &plan);

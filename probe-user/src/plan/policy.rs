@@ -18,6 +18,8 @@ pub struct Policy {
     pub irqs: Others,
     /// Whether guarded CPUs are taken out of the mask that new interrupts get.
     pub default_affinity: Others,
+    /// Knobs of the host.
+    pub knobs: Knobs,
     /// What becomes of the settings when the service that keeps them ends.
     pub on_stop: OnStop,
 }
@@ -118,6 +120,53 @@ pub enum Threads {
     Cpus(CpuSet),
 }
 
+/// Knobs of the host, each left as it is unless it is named.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Knobs {
+    /// How long a CPU polls after its vCPU has halted, in nanoseconds, for all guests of the host.
+    pub halt_poll_ns: Option<u32>,
+    /// Whether unbound workqueues leave guarded CPUs.
+    pub workqueues: Others,
+    /// Whether watchdogs leave guarded CPUs.
+    pub watchdogs: Others,
+    /// The longest time that guarded CPUs may take to leave an idle state, in microseconds; 0 allows no idle state.
+    pub idle_latency_us: Option<u32>,
+    /// Network devices whose receive queues hand no packet to guarded CPUs.
+    pub rps: Vec<String>,
+    /// Network devices whose transmit queues are not used by guarded CPUs.
+    pub xps: Vec<String>,
+}
+
+impl Default for Knobs {
+    fn default() -> Self {
+        Self {
+            halt_poll_ns: None,
+            workqueues: Others::Keep,
+            watchdogs: Others::Keep,
+            idle_latency_us: None,
+            rps: Vec::new(),
+            xps: Vec::new(),
+        }
+    }
+}
+
+impl Knobs {
+    /// Whether any knob is named.
+    #[must_use]
+    pub fn are_asked(&self) -> bool {
+        *self != Self::default()
+    }
+
+    /// The network devices that are named, each once.
+    #[must_use]
+    pub fn netdevs(&self) -> Vec<String> {
+        let mut netdevs: Vec<String> = self.rps.iter().chain(&self.xps).cloned().collect();
+        netdevs.sort();
+        netdevs.dedup();
+        netdevs
+    }
+}
+
 /// Which threads of the host are moved off guarded CPUs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -166,6 +215,7 @@ impl Policy {
             isolate: Isolate::default(),
             irqs: Others::default(),
             default_affinity: Others::default(),
+            knobs: Knobs::default(),
             on_stop: OnStop::default(),
         }
     }

@@ -3,7 +3,7 @@
 use super::named::is_pattern;
 use super::policy::NotCpus;
 use super::policy::{
-    GuestPolicy, Isolate, OnStop, Others, Pins, Placement, Policy, ThreadRules, Threads, parse_cpus,
+    GuestPolicy, Isolate, Knobs, OnStop, Others, Pins, Placement, Policy, ThreadRules, Threads, parse_cpus,
 };
 use serde::Deserialize;
 use std::ops::Range;
@@ -33,7 +33,27 @@ struct File {
     #[serde(default)]
     on_stop: OnStop,
     #[serde(default)]
+    knobs: KnobTable,
+    #[serde(default)]
     guest: Vec<Table>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+struct KnobTable {
+    halt_poll_ns: Option<u32>,
+    workqueues: Others,
+    watchdogs: Others,
+    idle_latency_us: Option<Spanned<u32>>,
+    rps: Vec<Spanned<String>>,
+    xps: Vec<Spanned<String>>,
+}
+
+impl Default for KnobTable {
+    fn default() -> Self {
+        let Knobs { halt_poll_ns, workqueues, watchdogs, .. } = Knobs::default();
+        Self { halt_poll_ns, workqueues, watchdogs, idle_latency_us: None, rps: Vec::new(), xps: Vec::new() }
+    }
 }
 
 #[derive(Deserialize)]
@@ -54,8 +74,9 @@ struct Table {
 /// [`PolicyError`] says what is wrong, and in which line.
 pub fn parse_policy(text: &str) -> Result<Policy, PolicyError> {
     let at = |span: Option<Range<usize>>, what: String| PolicyError { line: line_of(text, span), what };
-    let File { name, isolate, irqs, default_affinity, on_stop, guest } =
+    let File { name, isolate, irqs, default_affinity, on_stop, knobs, guest } =
         toml::from_str(text).map_err(|error| at(error.span(), error.message().to_owned()))?;
+    let knobs = parse_knobs(knobs).map_err(|(span, what)| at(Some(span), what))?;
     let mut guests = Vec::new();
     for Table { name, cpus, placement, threads, emulator, io, vhost } in guest {
         let pins = match cpus.as_ref().map(|cpus| cpus.as_ref().as_str()) {
@@ -91,7 +112,34 @@ pub fn parse_policy(text: &str) -> Result<Policy, PolicyError> {
         ));
     };
     let name = name.unwrap_or_else(|| first.placement.as_str().to_owned());
-    Ok(Policy { name, guests, isolate, irqs, default_affinity, on_stop })
+    Ok(Policy { name, guests, isolate, irqs, default_affinity, knobs, on_stop })
+}
+
+/// The kernel keeps these limits as signed numbers, the largest of which stands for no limit (include/linux/pm_qos.h).
+const MAX_IDLE_LATENCY_US: u32 = 0x7fff_fffe;
+
+fn parse_knobs(table: KnobTable) -> Result<Knobs, (Range<usize>, String)> {
+    let KnobTable { halt_poll_ns, workqueues, watchdogs, idle_latency_us, rps, xps } = table;
+    if let Some(limit) = idle_latency_us.as_ref().filter(|limit| *limit.as_ref() > MAX_IDLE_LATENCY_US) {
+        let what = format!("idle-latency-us: {} is beyond {MAX_IDLE_LATENCY_US}", limit.as_ref());
+        return Err((limit.span(), what));
+    }
+    // Names of network devices, as the kernel allows them (net/core/dev.c, `dev_valid_name()`).
+    let devices = |names: Vec<Spanned<String>>| -> Result<Vec<String>, (Range<usize>, String)> {
+        let valid = |name: &str| {
+            !matches!(name, "" | "." | "..")
+                && name.len() < 16
+                && !name.contains(|c: char| c == '/' || c == ':' || c.is_ascii_whitespace())
+        };
+        match names.iter().find(|name| !valid(name.as_ref())) {
+            Some(name) => {
+                Err((name.span(), format!("{:?} is not the name of a network device", name.as_ref())))
+            }
+            None => Ok(names.into_iter().map(Spanned::into_inner).collect()),
+        }
+    };
+    let idle_latency_us = idle_latency_us.map(Spanned::into_inner);
+    Ok(Knobs { halt_poll_ns, workqueues, watchdogs, idle_latency_us, rps: devices(rps)?, xps: devices(xps)? })
 }
 
 /// Where threads of one kind run.
@@ -103,8 +151,9 @@ fn parse_threads(text: &str) -> Result<Threads, NotCpus> {
     }
 }
 
-/// The line of a byte range; the last line when there is none, because then something is missing.
-fn line_of(text: &str, span: Option<Range<usize>>) -> usize {
+/// The line of a byte range in a TOML text, counted from 1; the last line when there is none, because then something is missing.
+#[must_use]
+pub fn line_of(text: &str, span: Option<Range<usize>>) -> usize {
     let before = span.and_then(|span| text.get(..span.start)).unwrap_or(text.trim_end());
     before.matches('\n').count() + 1
 }
@@ -118,6 +167,7 @@ mod tests {
     #[test]
     fn a_full_policy() {
         let text = "name = \"direct\"\nisolate = \"threads\"\nirqs = \"keep\"\ndefault-affinity = \"keep\"\non-stop = \"keep\"\n\
+                    [knobs]\nhalt-poll-ns = 0\nwatchdogs = \"move\"\nidle-latency-us = 5\nrps = [\"eth0\"]\n\
                     [[guest]]\nname = \"vm1\"\ncpus = \"3,2\"\nplacement = \"own\"\nthreads = \"keep\"\nvhost = \"4-5\"\n\
                     [[guest]]\nname = \"vm2\"\nplacement = \"near\"\n";
         let policy = parse_policy(text).unwrap();
@@ -129,6 +179,14 @@ mod tests {
         let vhost = Threads::Cpus([CpuId(4), CpuId(5)].into_iter().collect());
         let rules = ThreadRules { emulator: Threads::Keep, io: Threads::Keep, vhost };
         assert_eq!(policy.guests[0].threads, rules);
+        let knobs = Knobs {
+            halt_poll_ns: Some(0),
+            watchdogs: Others::Move,
+            idle_latency_us: Some(5),
+            rps: vec!["eth0".to_owned()],
+            ..Knobs::default()
+        };
+        assert_eq!(policy.knobs, knobs);
         assert_eq!(policy.guests[1].threads, ThreadRules::default());
         assert_eq!((&policy.guests[1].pins, policy.guests[1].placement), (&Pins::Auto, Placement::Near));
     }
@@ -155,6 +213,11 @@ mod tests {
             ),
             ("[[guest]]\nname = \"a\"\nplacement = \"own\"\nthreads = \"\"\n", 4, "the CPU list is empty"),
             ("[[guest]]\nname = \"a\"\n", 1, "missing field `placement`"),
+            ("[knobs]\nhalt-poll-ns = -1\n", 2, "invalid value: integer `-1`"),
+            ("[knobs]\nhalt_poll_ns = 1\n", 2, "unknown field `halt_poll_ns`"),
+            ("[knobs]\nwatchdogs = \"off\"\n", 2, "unknown variant `off`"),
+            ("[knobs]\n\nidle-latency-us = 2147483647\n", 3, "is beyond 2147483646"),
+            ("[knobs]\nrps = [\"eth0\",\n\"../x\"]\n", 3, "\"../x\" is not the name of a network device"),
             ("name = \"x\"\n", 1, "no [[guest]] table"),
             ("name = \n", 1, ""),
         ] {

@@ -1,6 +1,6 @@
 //! A plan and its steps: what is changed, from what, to what, why, and how it is undone.
 
-use crate::model::{CpuSet, IrqNumber, PciAddress, Pid, Tid, VcpuId};
+use crate::model::{CpuSet, IrqNumber, Knob, PciAddress, Pid, Tid, Value, VcpuId};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -33,13 +33,13 @@ pub struct Plan {
 pub struct Step {
     /// What is changed.
     pub target: Target,
-    /// The CPUs it is set to now: the guard. The step is refused when something else is found.
-    pub now: CpuSet,
+    /// What it is set to now: the guard. The step is refused when something else is found.
+    pub now: Value,
     /// Of an interrupt: the CPUs it really goes to now, so that it can be sent back there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub effective: Option<CpuSet>,
-    /// The CPUs it is set to.
-    pub new: CpuSet,
+    /// What it is set to.
+    pub new: Value,
     /// What happens to the rest of the plan when this step cannot be done.
     pub need: Need,
     /// Why.
@@ -58,7 +58,7 @@ pub enum Need {
     BestEffort,
 }
 
-/// Something whose CPUs can be set.
+/// Something that can be set: where something runs, or a knob.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Target {
@@ -68,6 +68,8 @@ pub enum Target {
     Irq(IrqTarget),
     /// A thread.
     Thread(ThreadTarget),
+    /// A knob of the host.
+    Knob(Knob),
 }
 
 /// An interrupt, and what tells it from a later one of the same number.
@@ -138,6 +140,8 @@ pub enum TargetKey {
     Irq(IrqNumber, String),
     /// A thread by number and start time.
     Thread(Tid, u64),
+    /// A knob.
+    Knob(Knob),
 }
 
 impl Target {
@@ -148,6 +152,7 @@ impl Target {
             Self::DefaultAffinity => TargetKey::DefaultAffinity,
             Self::Irq(irq) => TargetKey::Irq(irq.number, irq.actions.clone()),
             Self::Thread(thread) => TargetKey::Thread(thread.tid, thread.start_time),
+            Self::Knob(knob) => TargetKey::Knob(knob.clone()),
         }
     }
 }
@@ -158,6 +163,7 @@ impl fmt::Display for Target {
             Self::DefaultAffinity => f.pad("default mask of new interrupts"),
             Self::Irq(irq) => irq.fmt(f),
             Self::Thread(thread) => thread.fmt(f),
+            Self::Knob(knob) => knob.fmt(f),
         }
     }
 }

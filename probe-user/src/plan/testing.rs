@@ -129,15 +129,16 @@ pub(crate) fn settled(
 ) -> (Topology, Vec<HostThread>) {
     let (mut topology, mut threads) = (topology.clone(), threads.to_vec());
     for step in &plan.steps {
+        let Some(new) = step.new.cpus().cloned() else { continue };
         match &step.target {
-            Target::DefaultAffinity => topology.default_affinity = Some(step.new.clone()),
+            Target::DefaultAffinity => topology.default_affinity = Some(new.clone()),
             Target::Irq(target) => {
                 let vfs = topology.guests.iter_mut().flat_map(|g| &mut g.vfs);
                 for slot in vfs.flat_map(|vf| &mut vf.slots).filter(|slot| slot.irq == target.number) {
-                    slot.affinity = Some(step.new.clone());
+                    slot.affinity = Some(new.clone());
                 }
                 for irq in topology.irqs.iter_mut().filter(|irq| irq.number == target.number) {
-                    irq.affinity = Some(step.new.clone());
+                    irq.affinity = Some(new.clone());
                 }
             }
             Target::Thread(target) => {
@@ -146,9 +147,10 @@ pub(crate) fn settled(
                     .flat_map(|g| g.threads.iter_mut().chain(g.vcpus.iter_mut().map(|v| &mut v.thread)));
                 let all = of_guests.chain(threads.iter_mut().map(|t| &mut t.thread));
                 for thread in all.filter(|t| t.tid == target.tid) {
-                    thread.affinity = step.new.clone();
+                    thread.affinity = new.clone();
                 }
             }
+            Target::Knob(_) => {}
         }
     }
     (topology, threads)

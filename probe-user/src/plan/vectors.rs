@@ -67,9 +67,9 @@ fn place_slot(
     };
     draft.push(Step {
         target: Target::Irq(target),
-        now: affinity.clone(),
+        now: affinity.clone().into(),
         effective: slot.effective_affinity.clone(),
-        new,
+        new: new.into(),
         need: Need::Required,
         reason,
     });

@@ -236,11 +236,12 @@ pub fn assess<'a>((before, after): Pair<'a>, detail: Detail, guest: Option<&str>
         (b.iter().map(AsRef::as_ref).collect(), a.iter().map(AsRef::as_ref).collect());
     let mut comparison = compare(&b, &a, detail);
     let mut workloads = workloads(&before.runs, &after.runs);
-    // One table, one family; the headline was named beforehand and is a test of its own.
-    let rows = comparison.rows.iter_mut().map(|row| &mut row.compared);
+    let headline = headline(&b, &a);
+    // One table, one family; the headline was named beforehand and is a test of its own, also where a row repeats it.
+    let rows = comparison.rows.iter_mut().filter(|row| !repeats(row, &headline)).map(|row| &mut row.compared);
     correct(rows.chain(workloads.iter_mut().map(|row| &mut row.compared)).collect());
     Assessment {
-        headline: headline(&b, &a),
+        headline,
         comparison,
         workloads,
         pooled_before: fold(b, Detail::Folded.dropped()),
@@ -248,6 +249,15 @@ pub fn assess<'a>((before, after): Pair<'a>, detail: Detail, guest: Option<&str>
         before,
         after,
     }
+}
+
+/// Whether a row is the headline's figure over again, as it is where the guest has one VF.
+fn repeats(row: &Row, headline: &Headline) -> bool {
+    row.probe == headline.probe
+        && row.quantile == headline.quantile
+        && headline.labels.iter().all(|(name, value)| row.labels.get(name) == Some(value))
+        && (&row.compared.before, &row.compared.after)
+            == (&headline.compared.before, &headline.compared.after)
 }
 
 /// A snapshot with the series of one guest, and those that belong to none.
@@ -345,6 +355,10 @@ mod tests {
         let pairs = pairs_within(Named { file: "f", session: &session }, None, None).unwrap();
         let assessment = assess(pairs[0].clone(), Detail::Folded, Some("vm1"));
         assert_eq!(assessment.headline.compared.verdict, Verdict::Better);
+        let repeated: Vec<_> =
+            assessment.comparison.rows.iter().filter(|row| repeats(row, &assessment.headline)).collect();
+        assert_eq!(repeated.len(), 1, "the guest has one VF");
+        assert_eq!((repeated[0].compared.p_holm, repeated[0].compared.verdict), (None, Verdict::Better));
         let p99 = assessment.workloads.iter().find(|w| w.name == "rtt_p99").unwrap();
         assert_eq!((p99.tool.as_str(), p99.compared.verdict), ("ping", Verdict::Better));
         assert!(!assessment.workloads.iter().any(|w| w.name == "loss"), "nothing was lost on either side");

@@ -77,9 +77,9 @@ fn step(pid: u32, now: &str, new: &str, need: Need) -> Step {
     let role = if need == Need::BestEffort { Role::Host } else { Role::Emulator { guest } };
     Step {
         target: Target::Thread(ThreadTarget { pid: Pid(pid), tid: Tid(pid), start_time, comm, role }),
-        now: now.parse().unwrap(),
+        now: now.parse::<CpuSet>().unwrap().into(),
         effective: None,
-        new: new.parse().unwrap(),
+        new: new.parse::<CpuSet>().unwrap().into(),
         need,
         reason: "test".to_owned(),
     }

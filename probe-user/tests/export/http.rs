@@ -6,8 +6,9 @@ use crate::{exposition::parse, made_up::MadeUp};
 use probe_user::export::{
     Exporter, Source, Status,
     bounds::Bounds,
-    families::Fold,
+    families::{Fold, FoldLabel},
     http::{Limits, listen, serve},
+    negotiate::Format,
 };
 use std::{
     net::SocketAddr,
@@ -115,6 +116,15 @@ async fn the_form_is_the_one_asked_for() {
         assert_eq!(body(&answer).ends_with("\n# EOF\n"), open, "{accept}");
     }
     server.stop().await;
+}
+
+#[tokio::test]
+async fn the_shape_can_change_between_scrapes() {
+    let exporter = Exporter::new(MadeUp::usual(), Fold::default(), Bounds::Normal);
+    let buckets = |text: &[u8]| String::from_utf8_lossy(text).matches("vm_exit_seconds_bucket").count();
+    assert_eq!(buckets(&exporter.metrics(Format::Text).await.unwrap()), 2 * 28);
+    exporter.reform(Fold([FoldLabel::Vcpu].into()), Bounds::Coarse);
+    assert_eq!(buckets(&exporter.metrics(Format::Text).await.unwrap()), 15);
 }
 
 #[tokio::test]

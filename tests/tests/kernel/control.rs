@@ -1,10 +1,12 @@
 //! A real interrupt, moved and put back: the `input` queue of the virtio random number generator, which fires on demand
-//! and which nothing depends on.
+//! and which nothing depends on. And knobs, where nobody is disturbed by them.
 
-use probe_user::apply::{Host as _, LiveHost, Options, RollbackOptions, StateDir, apply, rollback, verify};
-use probe_user::host::{HostRoot, read_topology};
-use probe_user::model::CpuSet;
+use probe_user::apply::{
+    Host as _, LiveHost, Options, RollbackOptions, Seen, StateDir, apply, rollback, verify,
+};
+use probe_user::host::{HostRoot, read_knobs, read_topology};
 use probe_user::model::topology::Irq;
+use probe_user::model::{CpuSet, Knob};
 use probe_user::plan::{IrqTarget, Need, PLAN_SCHEMA, Plan, Step, Target};
 use std::fs::{self, File};
 use std::io::Read as _;
@@ -76,9 +78,9 @@ fn an_interrupt_is_moved_and_put_back() {
     let other: CpuSet = online.difference(&home).first().unwrap().into();
     let step = Step {
         target: Target::Irq(IrqTarget { number: irq.number, actions: irq.actions.clone(), vector: None }),
-        now: irq.affinity.clone().unwrap(),
+        now: irq.affinity.clone().unwrap().into(),
         effective: Some(home.clone()),
-        new: other.clone(),
+        new: other.clone().into(),
         need: Need::Required,
         reason: "test".to_owned(),
     };
@@ -117,9 +119,75 @@ fn what_the_kernel_refuses_is_named() {
     let target = Target::Irq(IrqTarget { number: irq.number, actions: irq.actions.clone(), vector: None });
     let before = mask(&irq);
     let host = LiveHost::new(HostRoot::live());
-    let absent = host.write(&target, &"8000".parse().unwrap()).unwrap_err().to_string();
+    let beyond: CpuSet = "8000".parse().unwrap();
+    let absent = host.write(&target, &beyond.into()).unwrap_err().to_string();
     assert!(absent.ends_with("a CPU number beyond the last one of this kernel"), "{absent}");
-    let none = host.write(&target, &CpuSet::new()).unwrap_err().to_string();
+    let none = host.write(&target, &CpuSet::new().into()).unwrap_err().to_string();
     assert!(none.ends_with("none of these CPUs is online"), "{none}");
     assert_eq!(mask(&irq), before);
+}
+
+/// Knobs are asked for what the kernel refuses; nothing is changed by that.
+#[test]
+fn what_the_kernel_refuses_of_knobs_is_named() {
+    let host = LiveHost::new(HostRoot::live());
+    let read = |knob: Knob| match host.observe(&Target::Knob(knob)) {
+        Ok(Seen::Here(observed)) => Some(observed.value),
+        _ => None,
+    };
+    let beyond: CpuSet = "8000".parse().unwrap();
+    let cases = [
+        (Knob::Workqueues, CpuSet::new(), "the kernel does not take this value"),
+        (Knob::Workqueues, beyond.clone(), "a CPU number beyond the last one of this kernel"),
+        (Knob::Watchdogs, beyond, "the kernel does not take this value"),
+    ];
+    for (knob, value, expected) in cases {
+        let Some(before) = read(knob.clone()) else {
+            println!("SKIP what_the_kernel_refuses_of_knobs_is_named: no {knob}");
+            continue;
+        };
+        let error = host.write(&Target::Knob(knob.clone()), &value.into()).unwrap_err().to_string();
+        assert!(error.ends_with(expected), "{error}");
+        assert_eq!(read(knob), Some(before), "{error}");
+    }
+}
+
+/// Handing packets of the loopback device to another CPU disturbs nobody.
+#[test]
+fn a_knob_is_set_and_put_back() {
+    let root = HostRoot::live();
+    let online = read_topology(&root).online();
+    let (found, _) = read_knobs(&root, &CpuSet::new(), &["lo".to_owned()]);
+    let Some((knob, now)) = found.into_iter().find(|(knob, _)| matches!(knob, Knob::Rps(_))) else {
+        println!("SKIP a_knob_is_set_and_put_back: this kernel has no RPS");
+        return;
+    };
+    let first: CpuSet = online.first().unwrap().into();
+    let new = if now == first { CpuSet::new() } else { first };
+    let text = || fs::read_to_string("/sys/class/net/lo/queues/rx-0/rps_cpus").unwrap();
+    let before = text();
+    let step = Step {
+        target: Target::Knob(knob),
+        now,
+        effective: None,
+        new: new.clone().into(),
+        need: Need::Required,
+        reason: "test".to_owned(),
+    };
+    let plan = Plan {
+        schema: PLAN_SCHEMA,
+        config: "test".to_owned(),
+        guests: Vec::new(),
+        guarded: CpuSet::new(),
+        housekeeping: online,
+        steps: vec![step],
+        notes: Vec::new(),
+    };
+    let host = LiveHost::new(root);
+    let dir = tempfile::tempdir().unwrap();
+    let lock = StateDir::new(dir.path()).lock().unwrap();
+    apply(&host, &plan, &lock, &Options::new()).unwrap();
+    assert_eq!(CpuSet::parse_mask(&text()).unwrap(), new);
+    assert!(rollback(&host, &lock, &RollbackOptions::default()).unwrap().is_complete());
+    assert_eq!(text(), before);
 }

@@ -61,7 +61,7 @@ pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
         .collect();
     let notes: Vec<String> = one.notes.iter().chain(two.iter().flat_map(|two| &two.notes)).cloned().collect();
     output.write_report(&assessments, &notes)?;
-    print(output.text(&assessments, &notes, *full, Paint::stdout(globals.color))?.as_bytes())?;
+    print(output.text(&assessments, &notes, *full, Paint::stdout(globals.color()))?.as_bytes())?;
     Ok(exit(&assessments, output))
 }
 

@@ -84,12 +84,12 @@ pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
         return print(export::csv(&part).as_bytes());
     }
     let view = View { session: &session, guest: guest.as_deref(), detail };
-    print(text(&view, config.as_deref(), *histogram, Paint::stdout(globals.color)).as_bytes())
+    print(text(&view, config.as_deref(), *histogram, Paint::stdout(globals.color())).as_bytes())
 }
 
 /// A fresh recording, as `record` shows it.
 pub(super) fn recording(globals: &Globals, session: &Session) -> String {
-    text(&View { session, guest: None, detail: Detail::Folded }, None, true, Paint::stdout(globals.color))
+    text(&View { session, guest: None, detail: Detail::Folded }, None, true, Paint::stdout(globals.color()))
 }
 
 fn text(view: &View<'_>, config: Option<&str>, histogram: bool, paint: Paint) -> String {

@@ -81,7 +81,7 @@ pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
     let mut text = if *json {
         to_json(&topology).map_err(Failure::cannot_run)?
     } else {
-        tree::render(&topology, guest.is_none(), Paint::stdout(globals.color))
+        tree::render(&topology, guest.is_none(), Paint::stdout(globals.color()))
     };
     if !text.ends_with('\n') {
         text.push('\n');

@@ -249,7 +249,7 @@ impl Fault {
 mod tests {
     use super::record::checksum;
     use super::*;
-    use crate::model::{CpuId, Pid, Tid};
+    use crate::model::{CpuId, CpuSet, Pid, Tid};
     use crate::plan::{Need, Role, Target, ThreadTarget};
     use proptest::prelude::*;
 
@@ -276,7 +276,7 @@ mod tests {
             comm: "x y".to_owned(),
             role: Role::Host,
         });
-        let (now, new) = (now.parse().unwrap(), new.parse().unwrap());
+        let [now, new] = [now, new].map(|list| list.parse::<CpuSet>().unwrap().into());
         let step = Step { target, now, effective: None, new, need: Need::Required, reason: "why".to_owned() };
         Record::Step { n, step }
     }

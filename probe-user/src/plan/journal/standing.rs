@@ -1,7 +1,7 @@
 //! What stands written on the host after everything that a journal tells.
 
 use super::{Entry, EntryState};
-use crate::model::CpuSet;
+use crate::model::{CpuSet, Value};
 use crate::plan::{Need, Step, Target};
 
 /// What vfprobe has written to one target, all transactions together.
@@ -12,11 +12,11 @@ pub struct Standing {
     /// Numbers of the steps behind it.
     pub steps: Vec<u32>,
     /// What it was before.
-    pub old: CpuSet,
+    pub old: Value,
     /// Of an interrupt: where it really went before.
     pub old_effective: Option<CpuSet>,
     /// Every value written, the last one being the one asked for.
-    pub ours: Vec<CpuSet>,
+    pub ours: Vec<Value>,
     /// The reason of the last step.
     pub reason: String,
     /// The need of the last step.
@@ -26,7 +26,7 @@ pub struct Standing {
 impl Standing {
     /// The value that is asked for.
     #[must_use]
-    pub fn asked(&self) -> &CpuSet {
+    pub fn asked(&self) -> &Value {
         self.ours.last().unwrap_or(&self.old)
     }
 

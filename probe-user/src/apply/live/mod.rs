@@ -1,8 +1,10 @@
-//! The running host: masks in `/proc/irq`, threads by `sched_setaffinity(2)`.
+//! The running host: masks in `/proc/irq`, threads by `sched_setaffinity(2)`, knobs by their files.
+
+mod knob;
 
 use super::host::{Host, Observed, Refusal, Seen, TargetError};
 use crate::host::{HostRoot, VfioKind, parse_allowed_cpus, parse_stat, parse_vfio_action, read_host_threads};
-use crate::model::{CpuSet, HostThread, IrqNumber, Tid};
+use crate::model::{CpuSet, HostThread, IrqNumber, Tid, Value};
 use crate::plan::{IrqTarget, Target, ThreadTarget, VectorName};
 use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, capabilities, sched_setaffinity};
@@ -67,7 +69,8 @@ impl LiveHost {
             None => None,
         };
         let cpus = cpu_list(&dir.join("smp_affinity_list"), &mask)?;
-        Ok(Seen::Here(Observed { name: actions.trim().to_owned(), cpus, effective }))
+        let name = actions.trim().to_owned();
+        Ok(Seen::Here(Observed { name, value: cpus.into(), effective }))
     }
 
     fn observe_thread(&self, thread: &ThreadTarget) -> Result<Seen, TargetError> {
@@ -87,7 +90,7 @@ impl LiveHost {
         if stat.start_time != thread.start_time {
             return Ok(Seen::Replaced(stat.comm));
         }
-        Ok(Seen::Here(Observed { name: stat.comm, cpus, effective: None }))
+        Ok(Seen::Here(Observed { name: stat.comm, value: cpus.into(), effective: None }))
     }
 
     fn write_thread(&self, tid: Tid, cpus: &CpuSet) -> Result<(), TargetError> {
@@ -123,6 +126,7 @@ impl Host for LiveHost {
         match target {
             Target::Irq(irq) => self.observe_irq(irq),
             Target::Thread(thread) => self.observe_thread(thread),
+            Target::Knob(knob) => knob::observe(&self.root, knob),
             Target::DefaultAffinity => {
                 let path = self.default_path();
                 let Some(text) = read(&path)? else { return Ok(Seen::Gone) };
@@ -131,23 +135,27 @@ impl Host for LiveHost {
                     text: text.trim().to_owned(),
                     expected: "a CPU mask",
                 })?;
-                Ok(Seen::Here(Observed { name: String::new(), cpus, effective: None }))
+                Ok(Seen::Here(Observed { name: String::new(), value: cpus.into(), effective: None }))
             }
         }
     }
 
-    fn write(&self, target: &Target, cpus: &CpuSet) -> Result<(), TargetError> {
-        if cpus.is_empty() {
+    fn write(&self, target: &Target, value: &Value) -> Result<(), TargetError> {
+        if let Target::Knob(knob) = target {
+            return knob::write(&self.root, knob, value);
+        }
+        let Some(cpus) = value.cpus().filter(|cpus| !cpus.is_empty()) else {
             // As text this would be no write at all, and look like one that succeeded.
             let call = format!("setting {target} to no CPU");
             return Err(TargetError::Refused { call, refusal: Refusal::Offline });
-        }
+        };
         match target {
             Target::Irq(irq) => {
                 write_file(&self.irq_dir(irq.number).join("smp_affinity_list"), &cpus.to_string())
             }
             Target::DefaultAffinity => write_file(&self.default_path(), &cpus.to_mask()),
             Target::Thread(thread) => self.write_thread(thread.tid, cpus),
+            Target::Knob(_) => Ok(()),
         }
     }
 
@@ -156,6 +164,7 @@ impl Host for LiveHost {
             Target::Irq(irq) => self.irq_dir(irq.number).join("smp_affinity_list"),
             Target::DefaultAffinity => self.default_path(),
             Target::Thread(thread) => return may_move(&self.task_dir(thread), thread.tid),
+            Target::Knob(knob) => return knob::may_write(&self.root, knob),
         };
         match OpenOptions::new().write(true).open(&path) {
             Err(error) if !is_gone(&error) => Err(refused_open(&path, error)),
@@ -163,8 +172,11 @@ impl Host for LiveHost {
         }
     }
 
-    fn same(&self, target: &Target, asked: &CpuSet, found: &CpuSet) -> bool {
-        let trimmed = || matches!(target, Target::Thread(_)) && asked.intersection(&self.online) == *found;
+    fn same(&self, target: &Target, asked: &Value, found: &Value) -> bool {
+        let trimmed = || {
+            let trimmed = asked.cpus().map(|asked| asked.intersection(&self.online));
+            matches!(target, Target::Thread(_)) && trimmed.as_ref() == found.cpus()
+        };
         asked == found || trimmed()
     }
 
@@ -263,6 +275,10 @@ fn same_actions(a: &str, b: &str) -> bool {
 }
 
 fn write_file(path: &Path, text: &str) -> Result<(), TargetError> {
+    write_text(path, text, mask_refusal)
+}
+
+fn write_text(path: &Path, text: &str, refusal: fn(io::Error) -> Refusal) -> Result<(), TargetError> {
     // One write call: the kernel takes each as a whole mask.
     let mut file = match OpenOptions::new().write(true).truncate(true).open(path) {
         Ok(file) => file,
@@ -272,7 +288,7 @@ fn write_file(path: &Path, text: &str) -> Result<(), TargetError> {
         Err(error) => return Err(refused_open(path, error)),
     };
     file.write_all(text.as_bytes())
-        .map_err(|error| TargetError::Refused { call: call(path, text), refusal: mask_refusal(error) })
+        .map_err(|error| TargetError::Refused { call: call(path, text), refusal: refusal(error) })
 }
 
 fn call(path: &Path, text: &str) -> String {
@@ -282,6 +298,8 @@ fn call(path: &Path, text: &str) -> String {
 fn refused_open(path: &Path, error: io::Error) -> TargetError {
     let call = format!("opening {} for writing", path.display());
     let refusal = match error.kind() {
+        // What sysfs does not offer for writing, not even root may open so (fs/kernfs/file.c, `kernfs_fop_open()`).
+        io::ErrorKind::PermissionDenied if rustix::process::geteuid().is_root() => Refusal::ReadOnly,
         io::ErrorKind::PermissionDenied => Refusal::Privilege("permission"),
         _ => Refusal::Other(error),
     };
@@ -343,6 +361,24 @@ mod tests {
         assert!(!same_actions("a\n", "a, b"));
     }
 
+    fn cpus(list: &str) -> Value {
+        list.parse::<CpuSet>().unwrap().into()
+    }
+
+    #[test]
+    fn a_device_that_takes_nothing_more() {
+        let dir = tree(30, "x", "0-3\n");
+        let mask = dir.path().join("proc/irq/30/smp_affinity_list");
+        fs::remove_file(&mask).unwrap();
+        std::os::unix::fs::symlink("/dev/full", &mask).unwrap();
+        let host = LiveHost::new(HostRoot::under(dir.path()));
+        let irq = IrqTarget { number: IrqNumber(30), actions: "x".to_owned(), vector: None };
+        let error = host.write(&Target::Irq(irq), &cpus("2")).unwrap_err();
+        assert!(matches!(error.refusal(), Some(Refusal::NoVector)), "{error}");
+        let error = host.write(&Target::DefaultAffinity, &cpus("")).unwrap_err();
+        assert!(matches!(error.refusal(), Some(Refusal::Offline)), "{error}");
+    }
+
     fn tree(irq: u32, actions: &str, mask: &str) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
         let put = |path: &str, text: &str| {
@@ -367,17 +403,17 @@ mod tests {
         };
         let ours = target("vfio-msix[0](0000:01:10.0)", 30);
         let Seen::Here(observed) = host.observe(&ours).unwrap() else { panic!("it is there") };
-        assert_eq!((observed.cpus.to_string(), observed.effective), ("0-3".to_owned(), "1".parse().ok()));
-        host.write(&ours, &"2".parse().unwrap()).unwrap();
+        assert_eq!((observed.value.to_string(), observed.effective), ("0-3".to_owned(), "1".parse().ok()));
+        host.write(&ours, &cpus("2")).unwrap();
         assert_eq!(fs::read_to_string(dir.path().join("proc/irq/30/smp_affinity_list")).unwrap(), "2");
 
         let other = host.observe(&target("nvme0q1", 30)).unwrap();
         assert_eq!(other, Seen::Replaced("vfio-msix[0](0000:01:10.0)".to_owned()));
         assert_eq!(host.observe(&target("x", 31)).unwrap(), Seen::Gone);
-        let error = host.write(&target("x", 31), &"2".parse().unwrap()).unwrap_err();
+        let error = host.write(&target("x", 31), &cpus("2")).unwrap_err();
         assert!(matches!(error.refusal(), Some(Refusal::Gone)), "{error}");
 
-        host.write(&Target::DefaultAffinity, &"0-1".parse().unwrap()).unwrap();
+        host.write(&Target::DefaultAffinity, &cpus("0-1")).unwrap();
         assert_eq!(fs::read_to_string(dir.path().join("proc/irq/default_smp_affinity")).unwrap(), "3");
         fs::write(dir.path().join("proc/irq/30/smp_affinity_list"), "x").unwrap();
         let error = host.observe(&ours).unwrap_err().to_string();

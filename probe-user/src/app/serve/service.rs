@@ -1,19 +1,11 @@
-//! Serving: the probes at work for as long as the service runs, read at each scrape, and followed by what changes on
-//! the host: guests that come and go, configurations that come into force.
-//!
-//! Changes nothing on the host by itself; with a policy it lets a controller (`reconcile`) keep it.
+//! What a service knows: probes at work, the guests they watch, the configuration in force. It is what the exporter
+//! reads.
 
-use super::reconcile::{Controller, ReconcileError, Reconciler};
-use super::{control, observe::Observer, own_cost, service_manager};
+use super::super::{control, observe::Observer, own_cost};
+use super::ServeError;
 use crate::apply::StateDir;
-use crate::bpf::LoadError;
-use crate::export::bounds::Bounds;
-use crate::export::families::Fold;
-use crate::export::http::{self, Limits};
 use crate::export::ledger::Ledger;
-use crate::export::{
-    Began, CountedVf, ExportError, Exporter, Hold, ProbeState, ProbeStatus, Source, SourceError, Status,
-};
+use crate::export::{Began, CountedVf, Hold, ProbeState, ProbeStatus, Source, SourceError, Status};
 use crate::host::{HostRoot, read_topology, read_vf_counters};
 use crate::model::topology::{Guest, Topology};
 use crate::probes::irq_delivery::Accepted;
@@ -21,152 +13,14 @@ use crate::probes::vectors::Look;
 use crate::probes::{ProbeReport, ReadError, Verdict};
 use crate::stats::Snapshot;
 use std::collections::BTreeSet;
-use std::future::Future;
-use std::io;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{MissedTickBehavior, interval};
 
-/// How often the configuration in force is looked at: what is counted in between goes to the former one.
-const FOLLOW: Duration = Duration::from_secs(2);
-/// Guests are looked for at every this many looks at the configuration: that reads all of `/proc`.
-const LOOKS_PER_SCAN: u32 = 5;
 /// The configuration's name while none is in force.
 const BASELINE: &str = "baseline";
 
-/// What to serve, and where.
-#[derive(Debug)]
-pub struct Options {
-    /// `ADDRESS:PORT`.
-    pub listen: String,
-    /// Labels to leave out.
-    pub fold: Fold,
-    /// Bounds of the histograms.
-    pub bounds: Bounds,
-    /// Where the journal is.
-    pub state: StateDir,
-    /// A policy to keep.
-    pub policy: Option<PathBuf>,
-}
-
-/// Why the service cannot run.
-#[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    /// Nothing can be observed.
-    #[error(transparent)]
-    Load(#[from] LoadError),
-    /// The probes cannot be started.
-    #[error(transparent)]
-    Probes(#[from] ReadError),
-    /// Nobody can be answered.
-    #[error(transparent)]
-    Export(#[from] ExportError),
-    /// The policy cannot be kept.
-    #[error(transparent)]
-    Policy(#[from] ReconcileError),
-    /// The process lacks what it needs to run.
-    #[error("cannot {what}")]
-    Process {
-        /// What it tried.
-        what: &'static str,
-        /// Why not.
-        source: io::Error,
-    },
-}
-
-/// Serves until SIGTERM or SIGINT. Only then it returns without an error.
-///
-/// # Errors
-/// [`ServeError`] when the address cannot be listened on, or nothing can be observed.
-pub fn run(root: HostRoot, options: Options) -> Result<(), ServeError> {
-    let Options { listen, fold, bounds, state, policy } = options;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|source| ServeError::Process { what: "start the runtime", source })?;
-    runtime.block_on(async {
-        let stop = stop_signals()?;
-        // Before the probes are loaded, so that a second service is refused without a trace.
-        let listener = http::listen(&listen).await?;
-        let reconciler = policy.map(|path| Reconciler::take(root.clone(), &state, path)).transpose()?;
-        let service = Arc::new(Service::start(root, state)?);
-        let controller = reconciler.map(|reconciler| keep(reconciler, Arc::clone(&service))).transpose()?;
-        tracing::info!(address = listen, "serving metrics");
-        if !service_manager::started(&service.status()) {
-            tracing::warn!("not ready: no probe runs, or one has failed");
-        }
-        let follow = tokio::spawn(follow(Arc::clone(&service)));
-        let exporter = Arc::new(Exporter::new(service, fold, bounds));
-        http::serve(listener, exporter, Limits::default(), stop).await;
-        follow.abort();
-        if let Some((controller, reload)) = controller {
-            reload.abort();
-            // It may be in the middle of a change, which is finished.
-            let _ = tokio::task::spawn_blocking(move || controller.stop()).await;
-        }
-        tracing::info!("stopped");
-        Ok(())
-    })
-}
-
-/// Lets the controller work; SIGHUP has it read its policy again.
-fn keep(
-    reconciler: Reconciler,
-    service: Arc<Service>,
-) -> Result<(Arc<Controller>, tokio::task::JoinHandle<()>), ServeError> {
-    let mut hangup = signal(SignalKind::hangup())
-        .map_err(|source| ServeError::Process { what: "listen for signals", source })?;
-    let controller = Arc::new(reconciler.start(Box::new(move || service.accepted()))?);
-    let told = Arc::clone(&controller);
-    let reload = tokio::spawn(async move {
-        while hangup.recv().await.is_some() {
-            told.reload();
-        }
-    });
-    Ok((controller, reload))
-}
-
-/// Resolves at the first SIGTERM or SIGINT.
-fn stop_signals() -> Result<impl Future<Output = ()>, ServeError> {
-    let listen =
-        |kind| signal(kind).map_err(|source| ServeError::Process { what: "listen for signals", source });
-    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        tracing::info!("asked to stop");
-        service_manager::stopping();
-    })
-}
-
-async fn follow(service: Arc<Service>) {
-    let mut ticks = interval(FOLLOW);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut look = 0;
-    loop {
-        ticks.tick().await;
-        look = (look + 1) % LOOKS_PER_SCAN;
-        let service = Arc::clone(&service);
-        let looked = tokio::task::spawn_blocking(move || {
-            service.look_at_config();
-            if look == 0 {
-                service.look_for_guests();
-            }
-        });
-        // Fed only by a look that has come to its end: a service whose looks hang is started anew.
-        match looked.await {
-            Ok(()) => service_manager::alive(),
-            Err(_) => tracing::error!(
-                "following the host was cut short; its guests and configuration may be out of date"
-            ),
-        }
-    }
-}
-
 /// Probes at work, and what is known of the host.
-struct Service {
+pub(super) struct Service {
     root: HostRoot,
     state: StateDir,
     now: Mutex<Now>,
@@ -189,7 +43,7 @@ struct Now {
 }
 
 impl Service {
-    fn start(root: HostRoot, state: StateDir) -> Result<Self, ServeError> {
+    pub(super) fn start(root: HostRoot, state: StateDir) -> Result<Self, ServeError> {
         let looked = SystemTime::now();
         let mut topology = read_topology(&root);
         let mut observer = Observer::start(&root, &topology)?;
@@ -223,7 +77,7 @@ impl Service {
 
     /// Notes which configuration is in force and whether the host still is as it asks. One that is being applied or
     /// undone does not count yet.
-    fn look_at_config(&self) {
+    pub(super) fn look_at_config(&self) {
         let in_force = match control::in_force(&self.root, &self.state) {
             Ok(in_force) => in_force,
             Err(error) => {
@@ -244,7 +98,7 @@ impl Service {
     }
 
     /// Which vCPUs the vectors of VFs have gone to, as far as that can be read.
-    fn accepted(&self) -> Vec<Accepted> {
+    pub(super) fn accepted(&self) -> Vec<Accepted> {
         let now = self.now();
         now.observer.accepted(&now.topology).unwrap_or_else(|error| {
             tracing::warn!(%error, "where vectors go is not known");
@@ -253,7 +107,7 @@ impl Service {
     }
 
     /// Reads the topology anew.
-    fn look_for_guests(&self) {
+    pub(super) fn look_for_guests(&self) {
         let looked = SystemTime::now();
         let mut topology = read_topology(&self.root);
         let mut now = self.now();

@@ -24,7 +24,7 @@ impl Loaded {
         let mut vectors = HostVectors::new();
         for cpu in cpus.iter() {
             let Some(table) = self.run([offsets, variable, cpu.0.into()]) else { continue };
-            for (vector, irq) in (0..=u8::MAX).zip(table).filter(|(_, irq)| *irq != 0) {
+            for (vector, irq) in (0..=u8::MAX).zip(table).skip(1).filter(|(_, irq)| *irq != 0) {
                 vectors.insert((IrqNumber(irq), CpuId(cpu.0)), vector);
             }
         }
@@ -39,11 +39,8 @@ impl Loaded {
         if program.fd().is_err() {
             program.load().ok()?;
         }
-        let result = program.test_run(RawTracePointRunOptions { args, cpu: None }).ok()?;
-        if result.return_value != 0 {
-            return None;
-        }
+        program.test_run(RawTracePointRunOptions { args, cpu: None }).ok()?;
         let table: Array<&MapData, [u32; VECTORS]> = self.ebpf_mut().map(MAP)?.try_into().ok()?;
-        table.get(&0, 0).ok()
+        table.get(&0, 0).ok().filter(|table| table[0] == 1)
     }
 }

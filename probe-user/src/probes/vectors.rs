@@ -5,7 +5,7 @@
 
 use super::{MapReader, ReadError};
 use crate::model::topology::{DeliveryMode, Guest, Slot, Topology};
-use crate::model::{CpuId, IrqNumber, PciAddress, VcpuId};
+use crate::model::{CpuId, CpuSet, IrqNumber, PciAddress, VcpuId};
 use probe_ebpf::control::Table;
 use probe_ebpf::probes::irq_delivery::{IRQ_NUMBERS, Slot as Counted, unpack_vector};
 use std::collections::BTreeMap;
@@ -104,7 +104,7 @@ fn fill_host(maps: &dyn MapReader, host: &HostVectors, slot: &mut Slot) -> Resul
     if slot.irq.0 >= IRQ_NUMBERS || slot.host_vector.is_some() {
         return Ok(());
     }
-    let cpus = slot.effective_affinity.iter().flat_map(|cpus| cpus.iter());
+    let cpus = slot.effective_affinity.iter().flat_map(CpuSet::iter);
     slot.host_vector = cpus.filter_map(|cpu| host.get(&(slot.irq, cpu)).copied()).next();
     if slot.host_vector.is_none()
         && let Some((vector, cpu)) = unpack_vector(maps.host_vector(slot.irq.0)?)

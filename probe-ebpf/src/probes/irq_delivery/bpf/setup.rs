@@ -16,7 +16,8 @@ use aya_ebpf::{
 #[map]
 static IRQ_VECTORS: Array<u32> = Array::with_max_entries(IRQ_NUMBERS, 0);
 
-/// The interrupt behind each vector of the CPU that was asked for last; 0 = none.
+/// The interrupt behind each vector of the CPU that was asked for last; 0 = none. Vector 0 is an exception's: its place
+/// says whether the table could be read.
 #[map]
 static VECTOR_TABLE: Array<[u32; VECTORS]> = Array::with_max_entries(1, 0);
 
@@ -128,8 +129,9 @@ fn irq_inhibit_raw(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint(tracepoint = "vector_config")]
 fn irq_table_raw(ctx: RawTracePointContext) -> i32 {
     let (offsets, variable, cpu) = (ctx.arg::<u64>(0), ctx.arg::<u64>(1), ctx.arg::<u32>(2));
-    let Some(table) = element(&VECTOR_TABLE, 0) else { return -1 };
-    let Some(offset) = read::<u64>(offsets.wrapping_add(8 * u64::from(cpu))) else { return -1 };
+    let Some(table) = element(&VECTOR_TABLE, 0) else { return 0 };
+    table[0] = 0;
+    let Some(offset) = read::<u64>(offsets.wrapping_add(8 * u64::from(cpu))) else { return 0 };
     let mut address = offset.wrapping_add(variable);
     for place in table.iter_mut() {
         // A `struct irq_desc *`; NULL or one of a few invalid addresses where the vector is not in use.
@@ -137,5 +139,6 @@ fn irq_table_raw(ctx: RawTracePointContext) -> i32 {
         *place = read_field(desc, &OFF_IRQ_DESC_IRQ).unwrap_or(0);
         address = address.wrapping_add(8);
     }
+    table[0] = 1;
     0
 }

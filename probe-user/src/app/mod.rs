@@ -8,6 +8,7 @@ pub mod observe;
 mod own_cost;
 pub mod reconcile;
 pub mod record;
+mod renewal;
 pub mod schedule;
 pub mod serve;
 mod service_manager;

@@ -15,8 +15,11 @@ use std::time::Duration;
 /// Probes at work. Dropping it detaches them.
 #[derive(Debug)]
 pub struct Observer {
-    loaded: Loaded,
+    pub(super) loaded: Loaded,
     window: Window,
+    pub(super) sizes: Sizes,
+    /// What the programs of observers before this one have cost, by probe.
+    pub(super) spent: BTreeMap<&'static str, (Duration, u64)>,
 }
 
 impl Observer {
@@ -37,9 +40,10 @@ impl Observer {
     /// # Errors
     /// [`LoadError`] when nothing can be observed here.
     pub fn start_anywhere(root: &HostRoot, topology: &Topology) -> Result<Self, LoadError> {
-        let mut loaded = Loaded::new(root, sizes_for(topology))?;
+        let sizes = sizes_for(topology);
+        let mut loaded = Loaded::new(root, sizes)?;
         loaded.set_owners(&owners(topology))?;
-        Ok(Self { loaded, window: Window::default() })
+        Ok(Self { loaded, window: Window::default(), sizes, spent: BTreeMap::new() })
     }
 
     /// The loaded object: for tests that run single programs with arguments of their own.
@@ -57,7 +61,9 @@ impl Observer {
     #[must_use]
     pub fn cost(&self, report: &ProbeReport) -> Option<(Duration, u64)> {
         let probe = PROBES.iter().find(|probe| probe.name == report.probe)?;
-        self.loaded.cost(probe)
+        let (before, runs_before) = self.spent.get(probe.name).copied().unwrap_or_default();
+        let (time, runs) = self.loaded.cost(probe)?;
+        Some((before + time, runs_before + runs))
     }
 
     /// Starts counting now, until `length` has passed or for ever.
@@ -183,7 +189,7 @@ fn owners(topology: &Topology) -> BTreeMap<u32, u32> {
 }
 
 /// Room for twice what is there, at least for a small host: guests may come while we look.
-fn sizes_for(topology: &Topology) -> Sizes {
+pub(super) fn sizes_for(topology: &Topology) -> Sizes {
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     let vcpus = count(topology.guests.iter().map(|g| g.vcpus.len()).sum());
     let vfs = topology.free_vfs.len() + topology.guests.iter().map(|g| g.vfs.len()).sum::<usize>();

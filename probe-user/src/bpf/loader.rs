@@ -56,7 +56,7 @@ pub enum LoadError {
 
 /// A loaded and attached object. Dropping it detaches everything.
 pub struct Loaded {
-    ebpf: Ebpf,
+    pub(super) ebpf: Ebpf,
     pub(super) facts: KernelFacts,
     reports: Vec<ProbeReport>,
     guarded: CpuSet,
@@ -211,7 +211,7 @@ impl Loaded {
         Ok(())
     }
 
-    fn map_mut<'a, M>(&'a mut self, name: &'static str) -> Result<M, ReadError>
+    pub(super) fn map_mut<'a, M>(&'a mut self, name: &'static str) -> Result<M, ReadError>
     where
         M: TryFrom<&'a mut aya::maps::Map>,
         M::Error: std::fmt::Display,
@@ -221,7 +221,7 @@ impl Loaded {
     }
 }
 
-fn read_error(map: &'static str, cause: impl std::fmt::Display) -> ReadError {
+pub(super) fn read_error(map: &'static str, cause: impl std::fmt::Display) -> ReadError {
     ReadError { map, cause: cause.to_string() }
 }
 

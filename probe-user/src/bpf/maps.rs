@@ -16,7 +16,7 @@ impl Maps<'_> {
         self.0.map(name).ok_or_else(|| error(name, "no such map in the object"))
     }
 
-    fn element<T: aya::Pod>(&self, name: &'static str, index: u32) -> Result<T, ReadError> {
+    pub(super) fn element<T: aya::Pod>(&self, name: &'static str, index: u32) -> Result<T, ReadError> {
         let array: Array<&MapData, T> = self.map(name)?.try_into().map_err(|e| error(name, e))?;
         array.get(&index, 0).map_err(|e| error(name, e))
     }

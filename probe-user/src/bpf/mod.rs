@@ -1,6 +1,7 @@
 //! The BPF edge: the embedded object, what the kernel offers, loading, attaching, reading maps. The only place that
 //! names aya.
 
+mod adopt;
 pub mod facts;
 pub mod format;
 #[cfg(test)]

@@ -128,6 +128,7 @@ pub fn families<'a>(scrape: &Scrape<'a>, fold: &Fold) -> Vec<Family<'a>> {
         all.topology(topology);
     }
     scrape.vfs.iter().for_each(|vf| all.vf(vf));
+    all.own("vfprobe_probe_renewals_total", [""; 0], scrape.status.renewals as f64);
     all.own("vfprobe_config_info", [config], 1.0);
     if let Some(hold) = scrape.status.hold {
         all.own("vfprobe_config_settings", [""; 0], hold.settings as f64);

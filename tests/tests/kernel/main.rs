@@ -9,6 +9,7 @@ mod guests;
 mod load;
 mod noise;
 mod reconcile;
+mod renewal;
 mod slow_path;
 mod vectors;
 mod way;

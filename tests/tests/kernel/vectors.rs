@@ -132,7 +132,7 @@ fn what_was_on_its_way_when_the_interrupt_was_freed_is_given_up() {
     assert_eq!(known_irq(&mut observer).enabler, 0);
 }
 
-fn known_irq(observer: &mut Observer) -> probe_ebpf::probes::irq_delivery::KnownIrq {
+pub(super) fn known_irq(observer: &mut Observer) -> probe_ebpf::probes::irq_delivery::KnownIrq {
     let map = observer.loaded_mut().ebpf_mut().map_mut("KNOWN_IRQS").unwrap();
     let known: aya::maps::Array<_, probe_ebpf::probes::irq_delivery::KnownIrq> = map.try_into().unwrap();
     known.get(&IRQ, 0).unwrap()

@@ -32,6 +32,8 @@ struct Now {
     ledger: Ledger,
     /// What was seen of vectors at the last look.
     look: Look,
+    /// How often the probes' maps were made anew.
+    renewals: u64,
     hold: Option<Hold>,
     began: Began,
     /// When guests were last looked for.
@@ -59,6 +61,7 @@ impl Service {
             topology: Arc::new(topology),
             ledger: Ledger::new(BASELINE),
             look,
+            renewals: 0,
             hold: None,
             began: Began { probes: Some(looked), ..Began::default() },
             looked,
@@ -128,6 +131,7 @@ impl Service {
         now.ledger.keep_guests(|guest| guests.contains(guest));
         drop(guests);
         now.topology = topology;
+        now.make_room(&self.root);
     }
 }
 
@@ -141,6 +145,30 @@ impl Now {
             .counters
             .retain(|c| c.labels.get("guest").is_none_or(|guest| guests.contains(guest.as_str())));
         Ok(snapshot)
+    }
+
+    /// Makes the probes' maps anew when they are full of guests that are gone. The counts go on.
+    fn make_room(&mut self, root: &HostRoot) {
+        match self.observer.is_crowded(&self.topology) {
+            Ok(false) => return,
+            Ok(true) => {}
+            Err(error) => return tracing::warn!(%error, "how full the probes' maps are is not known"),
+        }
+        let mut next = match self.observer.renewed(root, &self.topology) {
+            Ok(next) => next,
+            Err(error) => return tracing::warn!(%error, "the probes' maps are nearly full and stay so"),
+        };
+        // One after the other, so that nothing counts twice.
+        let ended = self.observer.close().and_then(|()| next.open(None)).and_then(|_| self.read());
+        match ended {
+            Ok(snapshot) => {
+                self.ledger.renew(snapshot);
+                self.renewals += 1;
+                tracing::info!("the probes' maps were nearly full of guests that are gone and are made anew");
+            }
+            Err(error) => tracing::warn!(%error, "the probes' figures so far are lost"),
+        }
+        self.observer = next;
     }
 
     fn switch(&mut self, config: &str) {
@@ -201,6 +229,7 @@ impl Source for Service {
             probes: probes.collect(),
             topology: Some(Arc::clone(&now.topology)),
             began: now.began.clone(),
+            renewals: now.renewals,
             own: own_cost::read(),
         }
     }

@@ -56,6 +56,13 @@ pub(super) const ROWS: &[Metric] = &[
         "How often the probe's programs have run; absent unless the kernel keeps BPF statistics",
     ),
     own(
+        "vfprobe_probe_renewals_total",
+        Kind::Counter,
+        Unit::None,
+        &[],
+        "Times that the probes' maps were made anew because they were nearly full of guests that are gone",
+    ),
+    own(
         "vfprobe_guest_info",
         Kind::Info,
         Unit::None,

@@ -2,8 +2,9 @@
 #![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 use std::{
-    io::{BufRead, BufReader, Lines},
-    net::TcpListener,
+    io::{BufRead, BufReader, Lines, Read, Write},
+    net::{TcpListener, TcpStream},
+    os::fd::OwnedFd,
     os::unix::net::UnixDatagram,
     process::{ChildStderr, Command, Output, Stdio},
     time::Duration,
@@ -98,6 +99,83 @@ fn a_hangup_reloads() {
     assert_eq!(reload(start, again).last().unwrap()["fields"]["bounds"], "Normal");
     kill(rustix::process::Signal::TERM);
     assert_eq!(service.0.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_web_config_that_cannot_be_used_is_said_with_its_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("web.yml");
+    std::fs::write(&path, "tls_server_config:\n  cert_file: c\n  key: k\n").unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vfprobe"));
+    let serve = command.args(["serve", "--listen", "127.0.0.1:0", "--web-config"]).arg(&path);
+    refused(&serve.output().unwrap(), 2, "web.yml: line 3: key: not offered here; name a file with key_file");
+}
+
+/// A web config that changes is in force without anybody saying so, and one that is damaged changes nothing.
+#[test]
+fn a_changed_web_config_is_heeded() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("web.yml");
+    std::fs::write(&path, "# everybody\n").unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vfprobe"));
+    command.args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json", "--web-config"]).arg(&path);
+    command.arg("--state-dir").arg(dir.path());
+    let Some((_service, mut log)) = started("a_changed_web_config_is_heeded", command) else { return };
+    let mut said = |text: &str, message: &str| loop {
+        std::fs::write(&path, text).unwrap();
+        let line: serde_json::Value = serde_json::from_str(&log.next().expect("a line").unwrap()).unwrap();
+        if line["fields"]["message"] == message {
+            return line["fields"].clone();
+        }
+    };
+    let again = "the web config was read again";
+    let hash = "$2y$04$5VjZVGsbvv1CGpbwn2xcVeOqZVhLU8xt9sUdR4ybwNG/ZHHfsytvC";
+    let users = format!("basic_auth_users:\n  prom: {hash}\n");
+    assert_eq!(said(&users, again)["passwords"], true);
+    let error = said("basic_auth_users: 7\n", "the former web config is kept")["error"].to_string();
+    assert!(error.contains("web.yml: line 1"), "{error}");
+    assert_eq!(said("# everybody\n", again)["passwords"], false);
+}
+
+/// A shell stands in for systemd: it hands over a socket as descriptor 3 and says so to the process that it becomes.
+#[test]
+fn a_socket_that_is_handed_over_is_listened_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    let exec = "LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" \"$@\" 3<&0";
+    let mut command = Command::new("sh");
+    command.args(["-c", exec, env!("CARGO_BIN_EXE_vfprobe"), "serve", "--log-format", "json"]);
+    // Not listened on: the address is taken, by the socket that is handed over.
+    command.args(["--listen", &address.to_string(), "--state-dir"]).arg(dir.path());
+    command.stdin(Stdio::from(OwnedFd::from(socket.try_clone().unwrap())));
+    let Some((service, _log)) = started("a_socket_that_is_handed_over_is_listened_on", command) else {
+        return;
+    };
+    // Connections are accepted by the service alone: this process never does.
+    drop(socket);
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: t\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.contains("\nvfprobe_up 1\n"), "{answer}");
+    drop(service);
+    assert!(TcpStream::connect(address).is_err(), "the socket was the service's alone");
+}
+
+#[test]
+fn what_is_handed_over_must_be_listening() {
+    let dir = tempfile::tempdir().unwrap();
+    let exec = "LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" \"$@\" 3<&0";
+    for what in
+        [OwnedFd::from(std::fs::File::open("/dev/null").unwrap()), UnixDatagram::unbound().unwrap().into()]
+    {
+        let mut command = Command::new("sh");
+        command.args(["-c", exec, env!("CARGO_BIN_EXE_vfprobe"), "serve", "--state-dir"]).arg(dir.path());
+        command.stdin(Stdio::from(what));
+        refused(&command.output().unwrap(), 3, "cannot listen on the sockets that were handed over (");
+    }
 }
 
 type Log = Lines<BufReader<ChildStderr>>;

@@ -1,6 +1,6 @@
 //! The HTTP edge: `/metrics`, `/healthz` and a landing page; nothing that changes the host.
 //!
-//! One request per connection, each connection with a deadline, and a bounded number of them: when a new client finds
+//! Who gets in is decided by `web`. One request per connection, each connection with a deadline, and a bounded number of them: when a new client finds
 //! all places taken, the connection that has been open longest gives way. A scrape takes milliseconds, so it is the
 //! idle and the slow that go, and they cannot keep others out.
 
@@ -8,22 +8,32 @@ use super::{
     ExportError, Exporter,
     negotiate::{self, Format},
     openmetrics, pages, prometheus,
+    web::Web,
 };
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
     body::Incoming,
-    header::{ACCEPT, ALLOW, CONTENT_TYPE, HeaderValue, VARY, X_CONTENT_TYPE_OPTIONS},
+    header::{ACCEPT, ALLOW, CONTENT_TYPE, HeaderValue, VARY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS},
     server::conn::http1,
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::{
-    collections::VecDeque, convert::Infallible, future::Future, io, pin::pin, sync::Arc, time::Duration,
+    collections::VecDeque,
+    convert::Infallible,
+    future::{Future, poll_fn},
+    io,
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
+    sync::watch,
     task::{AbortHandle, JoinSet},
     time::timeout,
 };
@@ -42,7 +52,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 pub struct Limits {
     /// Connections open at once, at least 1.
     pub connections: usize,
-    /// Time to send a request's head.
+    /// Time to send a request's head, and time before it for the handshake of TLS.
     pub head: Duration,
     /// Time for a whole connection, answer included.
     pub total: Duration,
@@ -71,10 +81,36 @@ pub async fn listen(address: &str) -> Result<TcpListener, ExportError> {
     TcpListener::bind(address).await.map_err(failed)
 }
 
-/// Answers clients until `stop` is ready, then lets answers under way finish.
+/// Listens on sockets that the service manager has opened.
+///
+/// # Errors
+/// [`ExportError::Inherited`].
+pub fn adopt(listeners: Vec<std::net::TcpListener>) -> Result<Vec<TcpListener>, ExportError> {
+    let adopt = |listener: std::net::TcpListener| {
+        listener.set_nonblocking(true)?;
+        TcpListener::from_std(listener)
+    };
+    listeners.into_iter().map(adopt).collect::<Result<_, _>>().map_err(ExportError::Inherited)
+}
+
+/// The next connection on any of some sockets.
+async fn accept(listeners: &[TcpListener]) -> io::Result<TcpStream> {
+    poll_fn(|context| {
+        let mut polled = listeners.iter().map(|listener| listener.poll_accept(context));
+        match polled.find(Poll::is_ready) {
+            Some(Poll::Ready(accepted)) => Poll::Ready(accepted.map(|(stream, _)| stream)),
+            _ => Poll::Pending,
+        }
+    })
+    .await
+}
+
+/// Answers clients until `stop` is ready, then lets answers under way finish. A connection is treated by the rules that
+/// `web` has when it begins.
 pub async fn serve(
-    listener: TcpListener,
+    listeners: Vec<TcpListener>,
     exporter: Arc<Exporter>,
+    web: watch::Receiver<Arc<Web>>,
     limits: Limits,
     stop: impl Future<Output = ()>,
 ) {
@@ -84,8 +120,11 @@ pub async fn serve(
         tokio::select! {
             () = &mut stop => break,
             Some(_) = clients.tasks.join_next() => {}
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => clients.add(client(stream, Arc::clone(&exporter), limits), limits.connections),
+            accepted = accept(&listeners) => match accepted {
+                Ok(stream) => {
+                    let web = Arc::clone(&web.borrow());
+                    clients.add(client(stream, web, Arc::clone(&exporter), limits), limits.connections);
+                }
                 Err(error) if of_the_client(&error) => tracing::debug!(%error, "client gone before it was accepted"),
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept connections; trying again");
@@ -94,7 +133,7 @@ pub async fn serve(
             },
         }
     }
-    drop(listener);
+    drop(listeners);
     let finish = async { while clients.tasks.join_next().await.is_some() {} };
     if timeout(limits.drain, finish).await.is_err() {
         tracing::debug!("connections were cut at the end");
@@ -126,10 +165,30 @@ fn of_the_client(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
 }
 
-async fn client(stream: TcpStream, exporter: Arc<Exporter>, limits: Limits) {
+async fn client(stream: TcpStream, web: Arc<Web>, exporter: Arc<Exporter>, limits: Limits) {
+    let work = async {
+        let Some(tls) = web.tls().cloned() else { return talk(stream, web, exporter, limits).await };
+        match timeout(limits.head, tls.accept(stream)).await {
+            Ok(Ok(stream)) => talk(stream, web, exporter, limits).await,
+            Ok(Err(error)) => tracing::debug!(%error, "no TLS with a client"),
+            Err(_) => tracing::debug!("a handshake took too long and was cut"),
+        }
+    };
+    if timeout(limits.total, work).await.is_err() {
+        tracing::debug!("connection took too long and was cut");
+    }
+}
+
+/// One request and its answer.
+async fn talk(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    web: Arc<Web>,
+    exporter: Arc<Exporter>,
+    limits: Limits,
+) {
     let service = service_fn(move |request| {
-        let exporter = Arc::clone(&exporter);
-        async move { Ok::<_, Infallible>(answer(&exporter, &request).await) }
+        let (exporter, web) = (Arc::clone(&exporter), Arc::clone(&web));
+        async move { Ok::<_, Infallible>(guarded(&web, &exporter, &request).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -138,11 +197,24 @@ async fn client(stream: TcpStream, exporter: Arc<Exporter>, limits: Limits) {
         .max_buf_size(HEAD_BYTES)
         .max_headers(HEADERS)
         .serve_connection(TokioIo::new(stream), service);
-    match timeout(limits.total, connection).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "connection ended early"),
-        Err(_) => tracing::debug!("connection took too long and was cut"),
+    if let Err(error) = connection.await {
+        tracing::debug!(%error, "connection ended early");
     }
+}
+
+/// The answer to who may have it; others learn nothing, not even which paths there are.
+async fn guarded(web: &Web, exporter: &Exporter, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    let mut answer = if web.lets_in(request.headers()).await {
+        answer(exporter, request).await
+    } else {
+        let mut refused = response(StatusCode::UNAUTHORIZED, PLAIN, "unauthorized\n");
+        refused.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"vfprobe\""));
+        refused
+    };
+    for (name, value) in web.headers() {
+        answer.headers_mut().insert(name, value.clone());
+    }
+    answer
 }
 
 async fn answer(exporter: &Exporter, request: &Request<Incoming>) -> Response<Full<Bytes>> {

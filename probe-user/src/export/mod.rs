@@ -16,6 +16,7 @@ pub mod reference;
 pub mod registry;
 pub mod scrape;
 pub mod source;
+pub mod web;
 
 pub use scrape::Exporter;
 pub use source::{Began, CountedVf, Hold, OwnCost, ProbeState, ProbeStatus, Source, SourceError, Status};
@@ -35,6 +36,12 @@ pub enum ExportError {
         /// What the kernel said.
         cause: std::io::Error,
     },
+    /// What the service manager has handed over cannot be listened on.
+    #[error("cannot listen on the sockets that were handed over ({0}); they must be listening TCP sockets")]
+    Inherited(std::io::Error),
+    /// Nobody could be kept out.
+    #[error(transparent)]
+    Web(#[from] web::WebError),
     /// The answer cannot be put together.
     #[error("cannot write the metrics as text")]
     Encode(#[from] ::prometheus::Error),

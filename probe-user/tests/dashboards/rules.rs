@@ -14,6 +14,8 @@ struct Rule {
     expression: String,
     /// Label names between `{{ $labels.` and `}}` in its annotations.
     shown: Vec<String>,
+    /// Where it is said what to do.
+    runbook: Option<String>,
 }
 
 /// Reads the rules of a file. YAML as it is written here: `- record:` or `- alert:`, then `expr:` on one line or as
@@ -26,7 +28,13 @@ fn read(file: &str) -> Vec<Rule> {
         let trimmed = line.trim_start();
         for (start, kind) in [("- record: ", "record"), ("- alert: ", "alert")] {
             if let Some(name) = trimmed.strip_prefix(start) {
-                rules.push(Rule { kind, name: name.to_owned(), expression: String::new(), shown: vec![] });
+                rules.push(Rule {
+                    kind,
+                    name: name.to_owned(),
+                    expression: String::new(),
+                    shown: vec![],
+                    runbook: None,
+                });
             }
         }
         let Some(rule) = rules.last_mut() else { continue };
@@ -42,6 +50,9 @@ fn read(file: &str) -> Vec<Rule> {
                 }
                 rule.expression = block.join(" ");
             }
+        }
+        if let Some(place) = trimmed.strip_prefix("runbook: ") {
+            rule.runbook = Some(place.to_owned());
         }
         let labels = trimmed.split("$labels.").skip(1);
         rule.shown.extend(
@@ -109,9 +120,14 @@ fn bounds_that_rules_name_are_always_exported() {
 fn every_alert_has_a_chapter_on_what_to_do() {
     let guide = fs::read_to_string(dashboards("../docs/operations.md")).unwrap();
     let chapters: Vec<&str> = guide.lines().filter_map(|line| line.strip_prefix("### ")).collect();
-    let alerts: Vec<String> =
-        read("prometheus/vfprobe.alerts.yml").into_iter().map(|rule| rule.name).collect();
-    assert_eq!(chapters, alerts, "docs/operations.md, in the order of the alerts");
+    let alerts = read("prometheus/vfprobe.alerts.yml");
+    let names: Vec<&str> = alerts.iter().map(|rule| rule.name.as_str()).collect();
+    assert_eq!(chapters, names, "docs/operations.md, in the order of the alerts");
+    for Rule { name, runbook, .. } in &alerts {
+        // The anchor that Markdown gives a chapter of one word.
+        let place = format!("docs/operations.md#{}", name.to_lowercase());
+        assert_eq!(runbook.as_ref(), Some(&place), "{name}");
+    }
 }
 
 #[test]
@@ -119,7 +135,7 @@ fn alerts_ask_for_what_exists_and_say_what_to_do() {
     let recorded = recorded();
     let mut seen = BTreeSet::new();
     for rule in read("prometheus/vfprobe.alerts.yml") {
-        let Rule { kind, name, expression, shown } = rule;
+        let Rule { kind, name, expression, shown, runbook: _ } = rule;
         assert_eq!(kind, "alert");
         assert!(name.starts_with("Vfprobe") && seen.insert(name.clone()), "{name}");
         let checked = check(&expression, &recorded).unwrap_or_else(|e| panic!("{name}: {e}"));

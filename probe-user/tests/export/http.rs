@@ -9,6 +9,7 @@ use probe_user::export::{
     families::{Fold, FoldLabel},
     http::{Limits, listen, serve},
     negotiate::Format,
+    web::Web,
 };
 use std::{
     net::SocketAddr,
@@ -18,34 +19,39 @@ use std::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    sync::oneshot,
+    sync::{oneshot, watch},
     task::JoinHandle,
     time::timeout,
 };
 
 /// Far beyond what any of this takes.
-const HANG: Duration = Duration::from_secs(30);
+pub(crate) const HANG: Duration = Duration::from_secs(30);
 /// Limits that no test runs into unless it means to.
-const GENEROUS: Limits = Limits { connections: 64, head: HANG, total: HANG, drain: HANG };
+pub(crate) const GENEROUS: Limits = Limits { connections: 64, head: HANG, total: HANG, drain: HANG };
 
-struct Server {
-    address: SocketAddr,
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<()>,
 }
 
 impl Server {
     async fn start(source: Arc<dyn Source>, limits: Limits) -> Self {
+        Self::guarded(source, limits, Web::default()).await
+    }
+
+    pub(crate) async fn guarded(source: Arc<dyn Source>, limits: Limits, web: Web) -> Self {
         let listener = listen("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
         let exporter = Arc::new(Exporter::new(source, Fold::default(), Bounds::Normal));
         let stopped = async { drop(stopped.await) };
-        let task = tokio::spawn(serve(listener, exporter, limits, stopped));
+        let (_, web) = watch::channel(Arc::new(web));
+        let task = tokio::spawn(serve(vec![listener], exporter, web, limits, stopped));
         Self { address, stop: Some(stop), task }
     }
 
-    async fn connect(&self) -> TcpStream {
+    pub(crate) async fn connect(&self) -> TcpStream {
         TcpStream::connect(self.address).await.unwrap()
     }
 
@@ -60,13 +66,13 @@ impl Server {
         self.exchange(format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n").as_bytes()).await
     }
 
-    async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
         drop(self.stop.take());
         timeout(HANG, self.task).await.expect("the server stops").unwrap();
     }
 }
 
-async fn read_to_close(stream: &mut TcpStream) -> String {
+pub(crate) async fn read_to_close(stream: &mut TcpStream) -> String {
     let mut answer = Vec::new();
     let _ = timeout(HANG, stream.read_to_end(&mut answer)).await.expect("the server closes");
     String::from_utf8(answer).unwrap()

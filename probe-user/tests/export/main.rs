@@ -7,3 +7,4 @@ mod http;
 mod made_up;
 mod open;
 mod text;
+mod web;

@@ -63,7 +63,9 @@ pub(super) fn tarball(root: &Path, made: &Made) -> Result<Vec<Entry>> {
     {
         entries.push(entry(file, read(&root.join(file))?));
     }
-    for folder in ["docs", "dashboards"] {
+    for folder in
+        ["docs", "dashboards", "packaging/container", "packaging/kubernetes", "packaging/opentelemetry"]
+    {
         entries.extend(tree(root, folder, folder)?);
     }
     Ok(sorted(entries))

@@ -4,6 +4,8 @@
 
 mod archive;
 mod deb;
+#[cfg(test)]
+mod deployment;
 mod layout;
 mod licences;
 mod needs;

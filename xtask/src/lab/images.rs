@@ -20,7 +20,7 @@ use crate::process::{self, shown};
 const ROOT_SUITE: &str = "trixie";
 
 /// What tests, demo and benchmarks use inside the emulated host.
-const ROOT_PACKAGES: [&str; 23] = [
+const ROOT_PACKAGES: [&str; 24] = [
     "bpftrace",
     "busybox-static",
     "ca-certificates",
@@ -35,6 +35,7 @@ const ROOT_PACKAGES: [&str; 23] = [
     "linux-perf",
     "pciutils",
     "procps",
+    "prometheus",
     "python3-minimal",
     "qemu-system-x86",
     "seabios",

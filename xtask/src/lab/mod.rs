@@ -235,6 +235,7 @@ impl<'a> Lab<'a> {
         let share = |tag, dir: &Path, writable| Share { tag, dir: dir.to_owned(), writable };
         let shares = vec![
             share("lab", &self.workspace.root.join("tests/lab"), false),
+            share("dashboards", &self.workspace.root.join("dashboards"), false),
             share("images", &self.images.dir, false),
             share("run-files", files, false),
             share("task", task, false),

@@ -3,25 +3,30 @@
 //!
 //! Changes nothing on the host by itself; with a policy it lets a controller (`reconcile`) keep it.
 
+mod reload;
 mod service;
 
-use super::reconcile::{Controller, ReconcileError, Reconciler};
+use super::reconcile::{ReconcileError, Reconciler};
 use super::service_manager;
 use crate::apply::StateDir;
 use crate::bpf::LoadError;
 use crate::export::bounds::Bounds;
 use crate::export::families::Fold;
 use crate::export::http::{self, Limits};
+use crate::export::web::Web;
 use crate::export::{ExportError, Exporter, Source as _};
 use crate::host::HostRoot;
 use crate::probes::ReadError;
+use reload::{Reload, follow_files};
 use service::Service;
 use std::future::Future;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
 /// How often the configuration in force is looked at: what is counted in between goes to the former one.
@@ -40,6 +45,8 @@ pub struct Options {
     pub state: StateDir,
     /// A policy to keep.
     pub policy: Option<PathBuf>,
+    /// Who gets in; everybody without one.
+    pub web_config: Option<PathBuf>,
 }
 
 /// How figures are exported. May change while serving.
@@ -84,7 +91,7 @@ pub enum ServeError {
 /// # Errors
 /// [`ServeError`] when the address cannot be listened on, or nothing can be observed.
 pub fn run(root: HostRoot, options: Options, reread: Reread) -> Result<(), ServeError> {
-    let Options { listen, shape: Shape { fold, bounds }, state, policy } = options;
+    let Options { listen, shape: Shape { fold, bounds }, state, policy, web_config } = options;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|source| ServeError::Process { what: "start the runtime", source })?;
     runtime.block_on(async {
@@ -92,21 +99,33 @@ pub fn run(root: HostRoot, options: Options, reread: Reread) -> Result<(), Serve
         // From here on: a hangup would end the process otherwise.
         let hangup = signal(SignalKind::hangup()).map_err(no_signals)?;
         // Before the probes are loaded, so that a second service is refused without a trace.
-        let listener = http::listen(&listen).await?;
+        let (listeners, listen) = listeners(listen).await?;
+        let web =
+            web_config.as_deref().map(Web::read).transpose().map_err(ExportError::Web)?.unwrap_or_default();
         let reconciler = policy.map(|path| Reconciler::take(root.clone(), &state, path)).transpose()?;
         let service = Arc::new(Service::start(root, state)?);
         let seen = Arc::clone(&service);
         let controller =
             reconciler.map(|reconciler| reconciler.start(Box::new(move || seen.accepted()))).transpose()?;
         let controller = controller.map(Arc::new);
-        tracing::info!(address = listen, "serving metrics");
+        tracing::info!(address = listen, tls = web.has_tls(), passwords = web.has_users(), "serving metrics");
         if !service_manager::started(&service.status()) {
             tracing::warn!("not ready: no probe runs, or one has failed");
         }
         let follow = tokio::spawn(follow(Arc::clone(&service)));
         let exporter = Arc::new(Exporter::new(service, fold, bounds));
-        let reload = tokio::spawn(reload(hangup, reread, Arc::clone(&exporter), controller.clone()));
-        http::serve(listener, exporter, Limits::default(), stop).await;
+        let (web, guards) = watch::channel(Arc::new(web));
+        let doors = tokio::spawn(follow_files(web.clone(), web_config.clone()));
+        let told = Reload {
+            reread,
+            exporter: Arc::clone(&exporter),
+            controller: controller.clone(),
+            web,
+            web_config,
+        };
+        let reload = tokio::spawn(told.at_each(hangup));
+        http::serve(listeners, exporter, guards, Limits::default(), stop).await;
+        doors.abort();
         follow.abort();
         reload.abort();
         if let Some(controller) = controller {
@@ -118,22 +137,15 @@ pub fn run(root: HostRoot, options: Options, reread: Reread) -> Result<(), Serve
     })
 }
 
-/// At each SIGHUP reads anew what may change: the configuration, and the policy.
-async fn reload(
-    mut hangup: Signal,
-    reread: Reread,
-    exporter: Arc<Exporter>,
-    controller: Option<Arc<Controller>>,
-) {
-    while hangup.recv().await.is_some() {
-        if let Some(Shape { fold, bounds }) = reread() {
-            tracing::info!(?bounds, fold = %fold, "the configuration was read again");
-            exporter.reform(fold, bounds);
-        }
-        if let Some(controller) = &controller {
-            controller.reload();
-        }
+/// The sockets to answer on, and what to call them: those that the service manager has opened, or else a new one.
+async fn listeners(address: String) -> Result<(Vec<TcpListener>, String), ServeError> {
+    let sockets = service_manager::sockets().map_err(ExportError::Inherited)?;
+    if sockets.is_empty() {
+        return Ok((vec![http::listen(&address).await?], address));
     }
+    let addresses = sockets.iter().filter_map(|s| s.local_addr().ok()).map(|address| address.to_string());
+    let addresses: Vec<_> = addresses.collect();
+    Ok((http::adopt(sockets)?, addresses.join(" ")))
 }
 
 fn no_signals(source: io::Error) -> ServeError {

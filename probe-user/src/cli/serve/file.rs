@@ -29,6 +29,7 @@ pub(super) struct File {
     pub(super) fold: Option<Fold>,
     pub(super) bounds: Option<Bounds>,
     pub(super) policy: Option<PathBuf>,
+    pub(super) web_config: Option<PathBuf>,
     pub(super) log_format: Option<log::Format>,
     pub(super) state_dir: Option<PathBuf>,
     pub(super) quiet: Option<bool>,
@@ -43,6 +44,7 @@ struct Text {
     fold: Option<Vec<Spanned<String>>>,
     bounds: Option<Spanned<String>>,
     policy: Option<PathBuf>,
+    web_config: Option<PathBuf>,
     log_format: Option<Spanned<String>>,
     state_dir: Option<PathBuf>,
     quiet: Option<bool>,
@@ -53,7 +55,7 @@ struct Text {
 /// Reads a configuration.
 pub(super) fn parse(text: &str) -> Result<File, NotAFile> {
     let at = |span, what: String| NotAFile { line: line_of(text, span), what };
-    let Text { listen, fold, bounds, policy, log_format, state_dir, quiet, verbose, color } =
+    let Text { listen, fold, bounds, policy, web_config, log_format, state_dir, quiet, verbose, color } =
         toml::from_str(text).map_err(|error| at(error.span(), error.message().to_owned()))?;
     let fold = fold.map(|labels| {
         let labels = labels.into_iter().map(|label| value("fold", &label, FoldLabel::from_str, at));
@@ -67,6 +69,7 @@ pub(super) fn parse(text: &str) -> Result<File, NotAFile> {
         fold: fold.transpose()?,
         bounds: bounds.map(|text| value("bounds", &text, Bounds::from_str, at)).transpose()?,
         policy,
+        web_config,
         log_format: log_format.map(|text| value("log-format", &text, one_of, at)).transpose()?,
         state_dir,
         quiet,
@@ -130,13 +133,14 @@ mod tests {
 
     #[test]
     fn a_full_file() {
-        let text = "listen = \"[::]:9\"\nfold = [\"vcpu\", \"slot\"]\nbounds = \"fine\"\npolicy = \"p\"\n\
+        let text = "listen = \"[::]:9\"\nfold = [\"vcpu\", \"slot\"]\nbounds = \"fine\"\npolicy = \"p\"\nweb-config = \"w\"\n\
                     log-format = \"json\"\nstate-dir = \"/s\"\nquiet = false\nverbose = 2\ncolor = \"never\"\n";
         let file = File {
             listen: Some("[::]:9".to_owned()),
             fold: Some(Fold([FoldLabel::Slot, FoldLabel::Vcpu].into())),
             bounds: Some(Bounds::Fine),
             policy: Some("p".into()),
+            web_config: Some("w".into()),
             log_format: Some(log::Format::Json),
             state_dir: Some("/s".into()),
             quiet: Some(false),

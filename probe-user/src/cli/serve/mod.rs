@@ -33,6 +33,9 @@ pub struct Args {
     /// Keep this policy in force while serving (docs/policy.md); SIGHUP reads it again
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
+    /// Ask for TLS or passwords as this file says, a web config of Prometheus' exporters (docs/operations.md)
+    #[arg(long, value_name = "FILE")]
+    web_config: Option<PathBuf>,
     /// How log lines are written to standard error [default: text]
     #[arg(long, value_name = "FORMAT", value_enum)]
     log_format: Option<log::Format>,
@@ -47,10 +50,12 @@ pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
         shape: settings.shape.clone(),
         state: StateDir::new(settings.globals.state_dir()),
         policy: settings.policy.clone(),
+        web_config: settings.web_config.clone(),
     };
     match serve::run(HostRoot::live(), options, reread(globals.clone(), args.clone(), settings)) {
         Ok(()) => Ok(Exit::Fine),
         Err(ServeError::Export(error)) if not_an_address(&error) => Err(Failure::usage(error)),
+        Err(ServeError::Export(error @ ExportError::Web(_))) => Err(Failure::usage(error)),
         Err(ServeError::Policy(error)) if error.is_usage() => Err(Failure::usage(error)),
         Err(error) => Err(Failure::cannot_run(error)),
     }

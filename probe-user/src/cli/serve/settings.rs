@@ -24,6 +24,7 @@ pub(super) struct Settings {
     pub(super) listen: String,
     pub(super) shape: Shape,
     pub(super) policy: Option<PathBuf>,
+    pub(super) web_config: Option<PathBuf>,
     pub(super) log_format: log::Format,
     /// With the file's say in `-q`, `-v`, `--color` and `--state-dir`.
     pub(super) globals: Globals,
@@ -43,7 +44,7 @@ impl Settings {
 
     /// `folder` is where the file's own paths start.
     fn of(globals: &Globals, args: &Args, file: File, folder: &Path) -> Self {
-        let Args { config: _, listen, fold, bounds, policy, log_format } = args;
+        let Args { config: _, listen, fold, bounds, policy, web_config, log_format } = args;
         let Globals { quiet, verbose, color, state_dir } = globals.clone();
         let told = quiet || verbose > 0;
         let fold = if fold.is_empty() { file.fold } else { Some(Fold(fold.iter().copied().collect())) };
@@ -60,6 +61,7 @@ impl Settings {
                 bounds: bounds.or(file.bounds).unwrap_or_default(),
             },
             policy: policy.clone().or_else(|| file.policy.map(|path| folder.join(path))),
+            web_config: web_config.clone().or_else(|| file.web_config.map(|path| folder.join(path))),
             log_format: log_format.or(file.log_format).unwrap_or(log::Format::Text),
             globals,
         }
@@ -67,11 +69,12 @@ impl Settings {
 
     /// The keys in which `other` differs and which are only heeded at the start.
     pub(super) fn fixed(&self, other: &Self) -> Vec<&'static str> {
-        let Self { listen, shape: _, policy, log_format, globals } = self;
+        let Self { listen, shape: _, policy, web_config, log_format, globals } = self;
         let Globals { quiet, verbose, color, state_dir } = globals;
         let differs = [
             ("listen", *listen != other.listen),
             ("policy", *policy != other.policy),
+            ("web-config", *web_config != other.web_config),
             ("log-format", *log_format != other.log_format),
             ("quiet", *quiet != other.globals.quiet),
             ("verbose", *verbose != other.globals.verbose),
@@ -101,20 +104,22 @@ mod tests {
         let none = settings(&[], "");
         assert_eq!((none.listen.as_str(), none.shape.clone()), (DEFAULT_LISTEN, Shape::default()));
         assert_eq!(none.globals.state_dir(), Path::new(DEFAULT_STATE_DIR));
-        let text = "listen = \"a:1\"\nfold = [\"slot\"]\nbounds = \"fine\"\npolicy = \"p.toml\"\nlog-format = \"json\"\n\
+        let text = "listen = \"a:1\"\nfold = [\"slot\"]\nbounds = \"fine\"\npolicy = \"p.toml\"\nweb-config = \"/w.yml\"\nlog-format = \"json\"\n\
                     verbose = 2\ncolor = \"always\"\nstate-dir = \"/s\"\n";
         let file = settings(&[], text);
         assert_eq!((file.listen.as_str(), file.shape.bounds), ("a:1", Bounds::Fine));
         assert_eq!(file.shape.fold, Fold([FoldLabel::Slot].into()));
         assert_eq!(file.policy.as_deref(), Some(Path::new("/etc/vfprobe/p.toml")));
+        assert_eq!(file.web_config.as_deref(), Some(Path::new("/w.yml")));
         assert_eq!(file.log_format, log::Format::Json);
         assert_eq!((file.globals.verbose, file.globals.color()), (2, ColorChoice::Always));
         assert_eq!(file.globals.state_dir(), Path::new("/s"));
-        let flags = "--listen b:2 --fold vcpu --bounds normal --policy q --log-format text -q --color auto --state-dir /run/vfprobe";
+        let flags = "--listen b:2 --fold vcpu --bounds normal --policy q --web-config v --log-format text -q --color auto --state-dir /run/vfprobe";
         let both = settings(&flags.split(' ').collect::<Vec<_>>(), text);
         assert_eq!((both.listen.as_str(), both.shape.bounds), ("b:2", Bounds::Normal));
         assert_eq!(both.shape.fold, Fold([FoldLabel::Vcpu].into()));
         assert_eq!(both.policy.as_deref(), Some(Path::new("q")));
+        assert_eq!(both.web_config.as_deref(), Some(Path::new("v")));
         assert_eq!(both.log_format, log::Format::Text);
         assert_eq!((both.globals.quiet, both.globals.verbose), (true, 0));
         assert_eq!(both.globals.color(), ColorChoice::Auto);
@@ -129,6 +134,7 @@ mod tests {
             ("bounds = \"fine\"\nfold = [\"slot\"]\n", &[]),
             ("listen = \"127.0.0.1:19817\"\n", &[]),
             ("listen = \"a:1\"\npolicy = \"p\"\n", &["listen", "policy"]),
+            ("web-config = \"w\"\n", &["web-config"]),
             (
                 "log-format = \"json\"\nverbose = 1\ncolor = \"never\"\nstate-dir = \"/s\"\n",
                 &["log-format", "verbose", "color", "state-dir"],

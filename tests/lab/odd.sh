@@ -27,9 +27,9 @@ pf_up 1 || exit 1
 VF=$(vf_bdf 0)
 start() {
   guest_start "$1" "$2" 1 -action reboot=reset -serial "unix:/tmp/$1.cmd,server=on,wait=off" \
-    -device pcie-root-port,id=port,chassis=1 "${@:3}"
+    -device pcie-root-port,id=rp1,chassis=1 "${@:3}"
 }
-start vm1 192.168.0.101 -device "vfio-pci,host=$VF,bus=port,id=vf"
+start vm1 192.168.0.101 -device "vfio-pci,host=$VF,bus=rp1,id=vf"
 # Another guest, without a network until it gets the VF.
 start vm2 192.168.0.102
 guest_wait vm1 || exit 1
@@ -89,7 +89,7 @@ check odd/unplug/interrupts-go wait_for 60 "the end of the interrupts" no_interr
 check odd/unplug/free wait_for 30 "the end of vm1's hold" eval '! ls -l /proc/$(guest_pid vm1)/fd | grep -q vfio/[0-9]'
 echo "handover $(cut -d' ' -f1 /proc/uptime)" >/out/odd.facts
 for guest in vm1 vm2; do echo "vcpu $guest $(vcpu_tid $guest 0)"; done >>/out/odd.facts
-guest_monitor vm2 "device_add vfio-pci,host=$VF,bus=port,id=vf" >/dev/null
+guest_monitor vm2 "device_add vfio-pci,host=$VF,bus=rp1,id=vf" >/dev/null
 check odd/plug/interrupts-come wait_for 60 "interrupts of the other guest" interrupts
 echo up | socat -t 1 - UNIX-CONNECT:/tmp/vm2.cmd >/dev/null
 check odd/plug/answers wait_for 30 "an answer of the other guest" answers 192.168.0.102

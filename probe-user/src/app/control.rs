@@ -5,10 +5,10 @@ use crate::apply::{
     self, Applied, ApplyError, InForce, LiveHost, Options, RollbackError, RollbackOptions, RollbackReport,
     StateDir, StateError, TargetError, verify,
 };
-use crate::host::{HostRoot, read_host_threads, read_knobs, read_topology};
+use crate::host::{HostRoot, read_host_threads, read_knobs, read_owners, read_topology, read_virtual_apic};
 use crate::model::topology::Topology;
-use crate::plan::journal::Standing;
-use crate::plan::{Facts, Isolate, Plan, PlanError, Policy, plan};
+use crate::plan::journal::{Journal, Standing};
+use crate::plan::{Facts, Isolate, Plan, PlanError, Policy, plan, plan_again};
 use std::collections::BTreeSet;
 use tracing::{debug, warn};
 
@@ -17,7 +17,7 @@ use tracing::{debug, warn};
 /// # Errors
 /// [`PlanError`] says which wish this host cannot meet.
 pub fn make_plan(root: &HostRoot, state: &StateDir, policy: &Policy) -> Result<Plan, PlanError> {
-    let (plan, problems) = plan_with_problems(root, state, policy, read_topology(root));
+    let (plan, problems) = plan_with_problems(root, state, policy, read_topology(root), Beside::Earlier);
     if let Some(first) = problems.first() {
         let count = problems.len();
         warn!(
@@ -33,8 +33,8 @@ pub fn make_plan(root: &HostRoot, state: &StateDir, policy: &Policy) -> Result<P
     })
 }
 
-/// The same for a topology that was read already, for one who plans again and again: what could not be read is told at
-/// the level of debugging only.
+/// The same for a topology that was read already, for one who keeps a policy: what is in force is that policy's, so what it
+/// no longer asks goes back. What could not be read is told at the level of debugging only.
 ///
 /// # Errors
 /// [`PlanError`] says which wish this host cannot meet.
@@ -44,7 +44,16 @@ pub(super) fn plan_on(
     policy: &Policy,
     topology: Topology,
 ) -> Result<Plan, PlanError> {
-    plan_with_problems(root, state, policy, topology).0
+    plan_with_problems(root, state, policy, topology, Beside::InItsPlace).0
+}
+
+/// How a plan stands to what is in force.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Beside {
+    /// It comes on top.
+    Earlier,
+    /// It takes its place.
+    InItsPlace,
 }
 
 /// The plan, and what could not be read for it.
@@ -53,6 +62,7 @@ fn plan_with_problems(
     state: &StateDir,
     policy: &Policy,
     mut topology: Topology,
+    beside: Beside,
 ) -> (Result<Plan, PlanError>, Vec<String>) {
     let mut problems = std::mem::take(&mut topology.problems);
     let threads = match policy.isolate {
@@ -70,19 +80,33 @@ fn plan_with_problems(
     } else {
         Vec::new()
     };
+    let (owners, more) = read_owners(root, &topology.guests);
+    problems.extend(more);
     for problem in &problems {
         debug!("not read: {problem}");
     }
-    let immovable: BTreeSet<_> = match state.load() {
-        Ok(journal) => journal.immovable().collect(),
+    let journal = match state.load() {
+        Ok(journal) => journal,
         // Planning changes nothing; whoever applies is told about the journal.
         Err(error) => {
             debug!("the journal was not considered: {error}");
-            BTreeSet::new()
+            Journal::default()
         }
     };
-    let facts = Facts { topology: &topology, threads: &threads, knobs: &knobs, immovable: &immovable };
-    (plan(&facts, policy), problems)
+    let immovable: BTreeSet<_> = journal.immovable().collect();
+    let facts = Facts {
+        topology: &topology,
+        threads: &threads,
+        knobs: &knobs,
+        owners: &owners,
+        virtual_apic: read_virtual_apic(root),
+        immovable: &immovable,
+    };
+    let plan = match beside {
+        Beside::Earlier => plan(&facts, policy),
+        Beside::InItsPlace => plan_again(&facts, policy, &journal.standing()),
+    };
+    (plan, problems)
 }
 
 /// Brings a plan into force, or leaves the host as it was.

@@ -29,6 +29,8 @@ pub struct RunRequest<'a> {
     pub config: &'a str,
     /// Position in the session.
     pub order: u32,
+    /// Which of the session's loads it is made under, when there are several.
+    pub load: Option<&'a str>,
     /// Seed of the session's order.
     pub seed: Option<u64>,
     /// What was changed for the configuration.
@@ -119,6 +121,7 @@ pub async fn record_run(
     writer.start_run(&RunStart {
         config: request.config.to_owned(),
         order: request.order,
+        load: request.load.map(str::to_owned),
         seed: request.seed,
         started_unix_ms: unix_ms(),
         from_ns: window.from_ns,
@@ -159,7 +162,7 @@ pub async fn record_run(
     if interrupted {
         remarks.push("ended early by a signal".to_owned());
     }
-    let end = RunEnd { workload, verdicts: verdicts(observer.reports()), remarks };
+    let end = RunEnd { workload, verdicts: verdicts(observer.reports()), remarks, interrupted };
     writer.end_run(&snapshot, &end)?;
     Ok(Finished { snapshot, end, interrupted })
 }

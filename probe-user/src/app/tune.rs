@@ -5,8 +5,10 @@
 
 use super::control::make_plan;
 use super::interrupt::Interrupts;
+use super::loads::Load;
 use super::record::{self, Finished, Progress, RecordError, RunRequest};
 use super::schedule::schedule;
+use super::tuning::{Try, TuneRequest, finished};
 use crate::apply::{
     self, ApplyError, LiveHost, Options, Reality, RollbackError, RollbackOptions, RollbackReport,
 };
@@ -15,52 +17,40 @@ use crate::host::HostRoot;
 use crate::model::CpuSet;
 use crate::plan::{PlanError, Policy};
 use crate::session::{Config, SessionError, Writer};
+use crate::stats::Snapshot;
 use crate::workload::Echo;
-use std::time::Duration;
+use std::collections::BTreeSet;
 use tracing::warn;
 
 /// The host as it is found.
 pub const BASELINE: &str = "baseline";
 
-/// A configuration to try.
-#[derive(Clone, Debug)]
-pub struct Try {
-    /// Its name.
-    pub name: String,
-    /// What it is; `None` is the host as it is found.
-    pub policy: Option<Policy>,
-}
-
-/// What a session is to be.
-#[derive(Debug)]
-pub struct TuneRequest<'a> {
-    /// The guest (its name).
-    pub guest: &'a str,
-    /// Configurations, the baseline among them.
-    pub tries: &'a [Try],
-    /// Runs of each.
-    pub repeats: usize,
-    /// Length of a run.
-    pub duration: Duration,
-    /// Time between the workload's start and the window.
-    pub warm_up: Duration,
-    /// Seed of the order.
-    pub seed: u64,
-    /// The workload, started anew for each run.
-    pub command: &'a [String],
-    /// Whether its output is shown.
-    pub echo: Echo,
-}
-
 /// What is going on; handed to whoever shows it.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// A run begins: its position, their number, its configuration.
-    Begin(usize, usize, &'a str),
+    /// A run begins.
+    Begin(&'a Place<'a>),
     /// It goes on.
     Progress(&'a Progress<'a>),
     /// It is over.
-    End(usize, usize, &'a str, &'a Finished),
+    End(&'a Place<'a>, &'a Finished),
+}
+
+/// A run's place in its session.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// Its position, from 0.
+    pub number: usize,
+    /// How many runs the session has.
+    pub of: usize,
+    /// How many this call has made so far.
+    pub made: usize,
+    /// How many are still missing, this one among them.
+    pub left: usize,
+    /// Its configuration.
+    pub config: &'a str,
+    /// What it is made under.
+    pub load: &'a Load,
 }
 
 /// A session that could not be finished. The host is as it was, unless the error says otherwise.
@@ -100,12 +90,24 @@ pub enum TuneError {
     /// Undoing left something.
     #[error("the host could not be put back wholly: {}; see `vfprobe status`", .0.join("; "))]
     LeftOver(Vec<String>),
+    /// A run was beyond a limit.
+    #[error(
+        "run {order} ({config}) is beyond its limit: {what}; the host is as it was, and finished runs are in the file"
+    )]
+    Aborted {
+        /// The run's position.
+        order: usize,
+        /// Its configuration.
+        config: String,
+        /// The condition and the figure.
+        what: String,
+    },
     /// A signal came.
     #[error("interrupted; the host is as it was, and finished runs are in the file")]
     Interrupted,
 }
 
-/// Makes all runs of a session, and puts the host back.
+/// Makes all runs of a session, and puts the host back. With an `earlier` part of it, only those that are missing there.
 ///
 /// # Errors
 /// [`TuneError`]; finished runs are in the file in every case.
@@ -113,15 +115,17 @@ pub async fn tune(
     root: &HostRoot,
     state: &StateDir,
     writer: &mut Writer,
-    request: &TuneRequest<'_>,
+    request: &TuneRequest,
+    earlier: Option<&crate::session::Session>,
+    echo: Echo,
     show: &mut dyn FnMut(Event<'_>),
 ) -> Result<(), TuneError> {
     let lock = state.lock()?;
     if !state.load()?.standing().is_empty() {
         return Err(TuneError::InForce);
     }
-    for one in request.tries {
-        let about = match &one.policy {
+    for one in &request.tries {
+        let about = match one.policy() {
             None => "the host as it is found".to_owned(),
             // Before any run: a wish that cannot be met must not end a session half-way.
             Some(policy) => {
@@ -129,11 +133,22 @@ pub async fn tune(
                 format!("{} changes for guest {}", plan.steps.len(), request.guest)
             }
         };
-        writer.config(&Config { name: one.name.clone(), about })?;
+        if earlier.is_none() {
+            writer.config(&Config { name: one.name.clone(), about })?;
+        }
+    }
+    if earlier.is_none() {
+        writer.tuning(&request.record())?;
     }
     let interrupts = Interrupts::listen().map_err(|source| RecordError::Signals { source })?;
-    let mut session = Session { root, state, lock, host: LiveHost::new(root.clone()), in_force: None };
-    let result = session.runs(request, writer, &interrupts, show).await;
+    let host = LiveHost::new(root.clone());
+    let mut session = Session { root, state, lock, host, echo, in_force: None, untouched: Vec::new() };
+    let finished = earlier.map(finished).unwrap_or_default();
+    for run in earlier.iter().flat_map(|earlier| &earlier.runs).filter(|run| run.unfit().is_none()) {
+        let one = request.tries.iter().find(|one| one.name == run.config());
+        session.remember(request, one, run.start.load.as_deref(), &run.snapshot);
+    }
+    let result = session.runs(request, &finished, writer, &interrupts, show).await;
     // Whatever happened: the host is put back before anything is told.
     session.undo()?;
     result
@@ -144,7 +159,7 @@ pub async fn tune(
 /// # Errors
 /// [`TuneError`].
 pub fn keep(root: &HostRoot, state: &StateDir, chosen: &Try) -> Result<(), TuneError> {
-    let Some(policy) = &chosen.policy else { return Ok(()) };
+    let Some(policy) = chosen.policy() else { return Ok(()) };
     let lock = state.lock()?;
     let plan = plan(root, state, chosen, policy)?;
     apply::apply(&LiveHost::new(root.clone()), &plan, &lock, &Options::new())
@@ -168,53 +183,83 @@ struct Session<'a> {
     host: LiveHost,
     /// Index of the configuration in force, with its changes.
     in_force: Option<(usize, Vec<String>)>,
+    echo: Echo,
+    /// Runs of the host as it is found, with their load: what limits on a single run are changes against.
+    untouched: Vec<(Option<String>, Snapshot)>,
 }
 
 impl Session<'_> {
     async fn runs(
         &mut self,
-        request: &TuneRequest<'_>,
+        request: &TuneRequest,
+        finished: &BTreeSet<u32>,
         writer: &mut Writer,
         interrupts: &Interrupts,
         show: &mut dyn FnMut(Event<'_>),
     ) -> Result<(), TuneError> {
-        let order = schedule(request.tries.len(), request.repeats, request.seed);
-        for (number, index) in order.iter().copied().enumerate() {
+        let repeats = usize::try_from(request.repeats).unwrap_or(usize::MAX);
+        let order = schedule(request.tries.len(), repeats, request.seed);
+        let each = order.iter().flat_map(|index| request.loads.iter().map(move |load| (*index, load)));
+        let (of, missing) = (request.runs(), request.runs().saturating_sub(finished.len()));
+        let missing_runs = (0u32..).zip(each).filter(|(order, _)| !finished.contains(order));
+        for (made, (order, (index, load))) in missing_runs.enumerate() {
             let one = &request.tries[index];
-            show(Event::Begin(number, order.len(), &one.name));
+            let number = usize::try_from(order).unwrap_or(usize::MAX);
+            let place = Place { number, of, made, left: missing - made, config: &one.name, load };
+            show(Event::Begin(&place));
             self.switch(index, one, interrupts)?;
             let changes = self.in_force.as_ref().map(|(_, changes)| changes.clone()).unwrap_or_default();
             let run = RunRequest {
                 config: &one.name,
-                order: u32::try_from(number).unwrap_or(u32::MAX),
+                order,
+                load: load.name.as_deref(),
                 seed: Some(request.seed),
                 changes,
-                guest: Some(request.guest),
+                guest: Some(&request.guest),
                 // Noise is a matter of `isolation`: a hundred more series would blur the verdict on this guest.
                 guarded: CpuSet::new(),
-                duration: Some(request.duration),
-                warm_up: request.warm_up,
-                command: request.command,
-                echo: request.echo,
+                duration: Some(load.duration),
+                warm_up: load.warm_up,
+                command: &load.command,
+                echo: self.echo,
             };
             let mut progress = |p: &Progress<'_>| show(Event::Progress(p));
             let remarks = || self.drift();
-            let finished = record::record_run(self.root, writer, &run, &remarks, &mut progress).await?;
-            show(Event::End(number, order.len(), &one.name, &finished));
-            if finished.interrupted || interrupts.raised() {
+            let ended = record::record_run(self.root, writer, &run, &remarks, &mut progress).await?;
+            show(Event::End(&place, &ended));
+            if ended.interrupted || interrupts.raised() {
                 return Err(TuneError::Interrupted);
             }
+            if let Some(what) = self.beyond_limit(request, one, load, &ended.snapshot) {
+                return Err(TuneError::Aborted { order: number, config: one.name.clone(), what });
+            }
+            self.remember(request, Some(one), load.name.as_deref(), &ended.snapshot);
         }
         Ok(())
     }
 
+    /// Keeps a run of the host as it is found, when there are limits to hold others to.
+    fn remember(&mut self, request: &TuneRequest, one: Option<&Try>, load: Option<&str>, run: &Snapshot) {
+        if !request.abort_if.is_empty() && one.is_some_and(|one| one.policy().is_none()) {
+            self.untouched.push((load.map(str::to_owned), run.clone()));
+        }
+    }
+
+    /// What a run of a changed host did that the session must not go on after.
+    fn beyond_limit(&self, request: &TuneRequest, one: &Try, load: &Load, run: &Snapshot) -> Option<String> {
+        one.policy()?;
+        let same = self.untouched.iter().filter(|(under, _)| *under == load.name);
+        let before: Vec<&Snapshot> = same.map(|(_, run)| run).collect();
+        request.abort_if.iter().find_map(|limit| limit.breach(&before, run))
+    }
+
     /// Brings a configuration into force: what was in force is undone first, so that each starts from the baseline.
     fn switch(&mut self, index: usize, one: &Try, interrupts: &Interrupts) -> Result<(), TuneError> {
-        if self.in_force.as_ref().map(|(i, _)| *i) == one.policy.as_ref().map(|_| index) {
+        if self.in_force.as_ref().map(|(i, _)| *i) == one.policy().map(|_| index) {
             return Ok(());
         }
         self.undo()?;
-        let Some(policy) = &one.policy else { return Ok(()) };
+        let Some(policy) = one.policy() else { return Ok(()) };
         let plan = plan(self.root, self.state, one, policy)?;
         let options = Options { interrupted: &|| interrupts.raised(), ..Options::new() };
         apply::apply(&self.host, &plan, &self.lock, &options)

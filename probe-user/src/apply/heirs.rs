@@ -85,11 +85,13 @@ fn restore_irqs(
         Ok(irqs) => irqs,
         Err(error) => return missed(report, "interrupts", &error),
     };
-    let (Some(asked), Some(old)) = (default.asked().cpus(), default.old.cpus()) else { return };
+    // The mask may have been written several times: an interrupt has that of its time.
+    let ours: Vec<&CpuSet> = default.ours.iter().filter_map(Value::cpus).collect();
+    let Some(old) = default.old.cpus() else { return };
     for (irq, cpus) in irqs {
         let at_birth = |default: &CpuSet| host.initial_affinity(irq.number, default);
-        let (inherited, due) = (at_birth(asked), at_birth(old));
-        if cpus != inherited || cpus == due {
+        let due = at_birth(old);
+        if cpus == due || !ours.iter().any(|asked| cpus == at_birth(asked)) {
             continue;
         }
         let target = Target::Irq(irq.clone());

@@ -47,7 +47,7 @@ impl<'a> JournalFile<'a> {
     /// Appends a record.
     pub(super) fn append(&mut self, record: &Record) -> Result<(), StateError> {
         let durable = match record {
-            Record::Done { .. } | Record::Skipped { .. } => Durable::No,
+            Record::Done { .. } | Record::Skipped { .. } | Record::Released { .. } => Durable::No,
             Record::Begin(_)
             | Record::Step { .. }
             | Record::Applied

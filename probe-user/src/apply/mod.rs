@@ -13,6 +13,7 @@ mod live;
 mod memory;
 #[cfg(test)]
 mod model_tests;
+mod release;
 mod rollback;
 mod state;
 mod transaction;
@@ -22,6 +23,7 @@ mod verify;
 pub use error::{ApplyError, Cause, Failed, RollbackError, StateError};
 pub use host::{Host, Observed, Refusal, Seen, TargetError};
 pub use live::LiveHost;
+pub use release::release_gone;
 pub use rollback::{RollbackOptions, rollback};
 pub use state::{StateDir, StateLock};
 pub use transaction::{Applied, Options, Skipped, apply};

@@ -2,7 +2,8 @@
 
 use super::memory::{Event, Killed, MemoryHost, Slot};
 use super::{
-    Applied, ApplyError, Options, Outcome, RollbackOptions, RollbackReport, StateDir, apply, rollback, verify,
+    Applied, ApplyError, Options, Outcome, RollbackOptions, RollbackReport, StateDir, apply, release_gone,
+    rollback, verify,
 };
 use crate::model::{CpuId, CpuSet, IrqNumber, Knob, Pid, Tid, Value, VcpuId};
 use crate::plan::{IrqTarget, Need, PLAN_SCHEMA, Plan, Role, Step, Target, TargetKey, ThreadTarget};
@@ -212,6 +213,39 @@ fn a_second_plan_goes_on_top_and_both_are_undone() {
 
     assert!(bench.rollback().is_complete());
     assert_eq!(bench.host.snapshot(), before);
+}
+
+#[test]
+fn what_is_gone_is_let_go_and_the_rest_stays() {
+    let bench = Bench::new();
+    let before = bench.host.snapshot();
+    bench.apply(&bench.plan()).unwrap();
+    bench.host.remove(&irq(30).key());
+    bench.host.remove(&vcpu(10).key());
+    assert_eq!(bench.holds(), Some(false));
+    let release = || release_gone(&bench.host, &bench.state().lock().unwrap()).unwrap().len();
+    assert_eq!((release(), release()), (2, 0));
+    assert_eq!((bench.holds(), bench.value(&Target::DefaultAffinity).as_str()), (Some(true), "0-1,3"));
+
+    // What nobody needs any more goes back by a step of its own, and is then no longer on record.
+    let back = plan(vec![step(&bench.host, thread(11, Role::Host), &cpus("0-3"), Need::BestEffort)]);
+    bench.apply(&back).unwrap();
+    let standing = bench.state().load().unwrap().standing();
+    assert_eq!(standing.iter().map(|s| s.target.clone()).collect::<Vec<_>>(), [Target::DefaultAffinity]);
+    assert!(bench.rollback().is_complete());
+    let after = bench.host.snapshot();
+    assert_eq!(after, without_gone(before, &after));
+}
+
+#[test]
+fn a_configuration_for_other_guests_is_recorded_though_nothing_changes() {
+    let bench = Bench::new();
+    bench.apply(&bench.plan()).unwrap();
+    let others = Plan { guests: vec!["vm2".to_owned()], guarded: cpus("3"), ..plan(Vec::new()) };
+    assert_eq!(bench.apply(&others).unwrap(), Applied::default());
+    let found = verify(&bench.host, &bench.state().load().unwrap(), "").unwrap();
+    assert_eq!((found.guests, found.guarded.to_string()), (vec!["vm2".to_owned()], "3".to_owned()));
+    assert!(bench.rollback().is_complete());
 }
 
 #[test]

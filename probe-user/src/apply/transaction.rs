@@ -70,7 +70,7 @@ pub fn apply(
     if !known.is_settled() {
         return Err(ApplyError::Unfinished(lock.dir().journal_path()));
     }
-    if plan.steps.is_empty() {
+    if plan.steps.is_empty() && !is_news(&known, plan) {
         return Ok(Applied::default());
     }
     for step in &plan.steps {
@@ -113,6 +113,12 @@ pub fn apply(
         Ok(applied) => Ok(applied),
         Err(cause) => Err(roll_back(host, lock, journal, options.settle, cause)),
     }
+}
+
+/// Whether a plan that changes nothing is worth a record: it goes on with a configuration for other guests than before.
+fn is_news(known: &Journal, plan: &Plan) -> bool {
+    let last = known.open().rev().find(|transaction| transaction.begin.config == plan.config);
+    last.is_some_and(|last| last.begin.guests != plan.guests || last.begin.guarded != plan.guarded)
 }
 
 /// The journal, put away first when it is of another boot.
@@ -306,6 +312,10 @@ fn may_change(step: &Step) -> bool {
 }
 
 fn pass_or_fail(step: &Step, error: TargetError) -> Result<Outcome, Cause> {
+    let refused = matches!(
+        error.refusal(),
+        Some(Refusal::NoVector | Refusal::Offline | Refusal::TooHigh | Refusal::Invalid | Refusal::ReadOnly)
+    );
     let (gone, immovable) = match &error {
         TargetError::Refused { refusal: Refusal::Gone, .. } => (true, false),
         TargetError::Refused { refusal: Refusal::Managed | Refusal::OutsideCpuset, .. }
@@ -317,7 +327,7 @@ fn pass_or_fail(step: &Step, error: TargetError) -> Result<Outcome, Cause> {
     let passed = match step.need {
         Need::Required => false,
         Need::WhilePresent => gone,
-        Need::BestEffort => gone || immovable,
+        Need::BestEffort => gone || immovable || refused,
     };
     if passed { Ok(Outcome::Passed { why: error.to_string(), immovable }) } else { Err(failed(step, error)) }
 }

@@ -164,6 +164,7 @@ fn begin(host: &dyn Host, item: &Standing, resumed: bool) -> Result<First, Targe
         && host.write(&item.target, &home.clone().into()).is_ok()
     {
         faults::hit(Point::AfterWrite);
+        info!(target: "vfprobe::audit", "{}: {found} -> {home} (undone: sent to where it was)", item.target);
         return Ok(First::Homing(home.clone()));
     }
     write_old(host, item).map(First::Over)
@@ -180,6 +181,7 @@ fn home<'a>(old: &Value, fired_on: Option<&'a CpuSet>, fires_on: Option<&CpuSet>
 
 /// Takes back a write that turned out otherwise, before anything else is recorded.
 pub(super) fn take_back(host: &dyn Host, step: &Step) {
+    info!(target: "vfprobe::audit", "{}: back to {} (not taken as {})", step.target, step.now, step.new);
     if let Some(home) = home(&step.now, step.effective.as_ref(), None) {
         let _ = host.write(&step.target, &home.clone().into());
     }

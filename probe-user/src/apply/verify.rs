@@ -3,7 +3,7 @@
 use super::error::one_line;
 use super::host::{Host, Observed, Seen};
 use crate::model::{CpuSet, Value};
-use crate::plan::journal::{Journal, Standing};
+use crate::plan::journal::{Begin, Journal, Standing};
 use crate::plan::{Need, Target};
 use serde::Serialize;
 
@@ -93,7 +93,8 @@ pub fn verify(host: &dyn Host, journal: &Journal, boot_id: &str) -> Option<InFor
     if last.begin.boot_id != boot_id {
         return None;
     }
-    let mut guests: Vec<String> = journal.open().flat_map(|t| t.begin.guests.clone()).collect();
+    let latest = latest(journal);
+    let mut guests: Vec<String> = latest.iter().flat_map(|begin| begin.guests.clone()).collect();
     guests.sort();
     guests.dedup();
     let mut configs: Vec<String> = journal.open().map(|t| t.begin.config.clone()).collect();
@@ -102,11 +103,21 @@ pub fn verify(host: &dyn Host, journal: &Journal, boot_id: &str) -> Option<InFor
     Some(InForce {
         configs,
         guests,
-        guarded: journal.open().fold(CpuSet::new(), |all, t| all.union(&t.begin.guarded)),
+        guarded: latest.iter().fold(CpuSet::new(), |all, begin| all.union(&begin.guarded)),
         since: last.begin.unix_time,
         settled: journal.is_settled(),
         checks: journal.standing().iter().map(|standing| check(host, standing)).collect(),
     })
+}
+
+/// The last head of each configuration: a policy that is kept goes on for those guests that are there.
+fn latest(journal: &Journal) -> Vec<&Begin> {
+    let mut latest: Vec<&Begin> = Vec::new();
+    for transaction in journal.open() {
+        latest.retain(|begin| begin.config != transaction.begin.config);
+        latest.push(&transaction.begin);
+    }
+    latest
 }
 
 fn check(host: &dyn Host, standing: &Standing) -> Check {

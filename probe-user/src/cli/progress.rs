@@ -18,7 +18,7 @@ impl Bar {
         let millis = length.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
         let bar = ProgressBar::with_draw_target(millis, target);
         let template = if length.is_some() {
-            "{prefix:>14} {bar:30} {elapsed:>4}  {msg}"
+            "{prefix} {bar:30} {elapsed:>4}  {msg}"
         } else {
             "{prefix:>14} {spinner} {elapsed:>4}  {msg}"
         };

@@ -45,6 +45,7 @@ pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
     let request = record::RunRequest {
         config: &args.config,
         order: 0,
+        load: None,
         seed: None,
         changes: Vec::new(),
         guest: guest.as_deref(),

@@ -60,10 +60,10 @@ impl KnobForm {
     }
 }
 
-/// Where a knob is on the host under `root`.
+/// Where a knob is on the host under `root`; `None` for one that is not in a file.
 #[must_use]
-pub fn knob_file(root: &HostRoot, knob: &Knob) -> KnobFile {
-    let same = |path: PathBuf, form| KnobFile { read: path.clone(), write: path, form };
+pub fn knob_file(root: &HostRoot, knob: &Knob) -> Option<KnobFile> {
+    let same = |path: PathBuf, form| Some(KnobFile { read: path.clone(), write: path, form });
     match knob {
         Knob::HaltPoll => same(root.sys.join("module/kvm/parameters/halt_poll_ns"), KnobForm::Text),
         Knob::Workqueues => {
@@ -73,7 +73,7 @@ pub fn knob_file(root: &HostRoot, knob: &Knob) -> KnobFile {
             let requested = dir.join("cpumask_requested");
             let write = dir.join("cpumask");
             let read = if requested.exists() { requested } else { write.clone() };
-            KnobFile { read, write, form: KnobForm::Mask }
+            Some(KnobFile { read, write, form: KnobForm::Mask })
         }
         Knob::Watchdogs => same(root.proc.join("sys/kernel/watchdog_cpumask"), KnobForm::List),
         Knob::IdleLatency { cpu } => {
@@ -86,6 +86,7 @@ pub fn knob_file(root: &HostRoot, knob: &Knob) -> KnobFile {
         Knob::Xps(NetQueue { netdev, ifindex: _, queue }) => {
             same(root.sys.join(format!("class/net/{netdev}/queues/tx-{queue}/xps_cpus")), KnobForm::Mask)
         }
+        Knob::IrqbalanceBans { .. } => None,
     }
 }
 
@@ -119,7 +120,7 @@ pub fn read_knobs(root: &HostRoot, cpus: &CpuSet, netdevs: &[String]) -> (Vec<(K
     }
     let mut found = Vec::new();
     for knob in knobs {
-        let KnobFile { read, write: _, form } = knob_file(root, &knob);
+        let Some(KnobFile { read, write: _, form }) = knob_file(root, &knob) else { continue };
         if let Some(value) = reader.value(&read, form.expected(), |text| form.parse(text)) {
             found.push((knob, value));
         }

@@ -10,12 +10,15 @@ mod facts;
 mod guests;
 pub mod health;
 mod interrupts;
+mod irqbalance;
 mod irqs;
 mod knobs;
 mod mode;
+mod neighbours;
 mod netlink;
 mod nic_options;
 mod nics;
+mod owners;
 mod process;
 mod reader;
 mod root;
@@ -30,14 +33,20 @@ mod vmm;
 pub use error::{HostError, Malformed};
 pub use facts::read_facts;
 pub use interrupts::{InterruptRow, VfioInterrupt, VfioKind, parse_interrupts, parse_vfio_action};
+pub use irqbalance::{ask_irqbalance, irqbalance_socket, tell_irqbalance};
 pub use knobs::{KnobFile, KnobForm, ifindex_file, knob_file, read_knobs};
-pub use mode::{Posting, PostingFacts, judge_posting};
+pub use mode::{Posting, PostingFacts, judge_posting, read_virtual_apic};
+pub use neighbours::read_guest_addresses;
+pub use owners::read_owners;
 pub use process::{ThreadStat, parse_allowed_cpus, parse_stat};
 pub use root::HostRoot;
 pub use threads::read_host_threads;
 pub use topology::read_topology;
 pub use vf_counters::{VfReadings, read_vf_counters};
 pub use vf_message::MalformedAnswer;
+
+#[cfg(test)]
+pub(crate) use irqbalance::testing as irqbalance_testing;
 
 #[cfg(test)]
 pub(crate) mod fixture;

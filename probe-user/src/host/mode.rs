@@ -12,7 +12,7 @@
 //! Sources: `irq_remapping_cap(IRQ_POSTING_CAP)`, drivers/iommu/intel/irq_remapping.c (`set_irq_posting_cap`);
 //! `kvm_arch_has_irq_bypass()`, arch/x86/kvm.
 
-use super::reader::Reader;
+use super::{HostRoot, facts::read_kvm_parameters, reader::Reader};
 use std::collections::BTreeMap;
 
 /// Bit of the VT-d capability register that says "posted interrupts" (`cap_pi_support`, drivers/iommu/intel).
@@ -72,6 +72,16 @@ pub fn judge_posting(facts: &PostingFacts) -> Posting {
     }
 }
 
+/// Whether KVM delivers interrupts to running vCPUs without an exit: Intel's APICv, AMD's AVIC; `None` when neither module
+/// says so.
+#[must_use]
+pub fn read_virtual_apic(root: &HostRoot) -> Option<bool> {
+    let mut reader = Reader::new(root);
+    let parameters = read_kvm_parameters(&mut reader);
+    let vendor = ["kvm_intel.enable_apicv", "kvm_amd.avic"];
+    vendor.into_iter().find_map(|name| parameters.get(name)).map(|value| !is_off(value))
+}
+
 fn is_off(value: &str) -> bool {
     matches!(value, "N" | "n" | "0")
 }
@@ -89,7 +99,7 @@ pub(super) fn read_posting_facts(reader: &mut Reader<'_>) -> PostingFacts {
             intel_iommus.push((name, cap));
         }
     }
-    PostingFacts { parameters: super::facts::read_kvm_parameters(reader), cmdline, intel_iommus }
+    PostingFacts { parameters: read_kvm_parameters(reader), cmdline, intel_iommus }
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
-//! Where the kernel's files are: `/proc`, `/sys`, `/dev`, `/run` and `/etc`, or a tree that a test laid out.
+//! Where the kernel's files are: `/proc`, `/sys`, `/dev`, `/run`, `/etc` and `/var`, or a tree that a test laid out.
 
 use std::path::{Path, PathBuf};
 
-/// The five folders everything is read from.
+/// The six folders everything is read from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostRoot {
     /// procfs.
@@ -15,6 +15,8 @@ pub struct HostRoot {
     pub run: PathBuf,
     /// Settings of daemons.
     pub etc: PathBuf,
+    /// What daemons keep.
+    pub var: PathBuf,
 }
 
 impl HostRoot {
@@ -24,11 +26,12 @@ impl HostRoot {
         Self::under("/")
     }
 
-    /// A tree under one folder: `DIR/proc`, `DIR/sys`, `DIR/dev`, `DIR/run`, `DIR/etc`.
+    /// A tree under one folder: `DIR/proc`, `DIR/sys`, `DIR/dev`, `DIR/run`, `DIR/etc`, `DIR/var`.
     #[must_use]
     pub fn under(dir: impl AsRef<Path>) -> Self {
         let dir = dir.as_ref();
-        let [proc, sys, dev, run, etc] = ["proc", "sys", "dev", "run", "etc"].map(|name| dir.join(name));
-        Self { proc, sys, dev, run, etc }
+        let [proc, sys, dev, run, etc, var] =
+            ["proc", "sys", "dev", "run", "etc", "var"].map(|name| dir.join(name));
+        Self { proc, sys, dev, run, etc, var }
     }
 }

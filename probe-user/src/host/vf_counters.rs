@@ -20,6 +20,8 @@ use std::{collections::BTreeMap, io};
 pub struct VfReadings {
     /// Counters by the VF's address. A VF that its PF's driver tells nothing of is missing.
     pub counters: BTreeMap<PciAddress, VfCounters>,
+    /// Hardware addresses as their PFs know them, by the VF's address; all zeroes where the guest chooses its own.
+    pub macs: BTreeMap<PciAddress, [u8; 6]>,
     /// What could not be read, one line each.
     pub problems: Vec<String>,
 }
@@ -57,9 +59,11 @@ fn collect(topology: &Topology, mut ask: impl FnMut(&str) -> io::Result<Vec<u8>>
                         format!("VF counters of {netdev}: the kernel told of {n} of its {announced} VFs");
                     readings.problems.push(text);
                 }
-                let known =
-                    vfs.into_iter().filter_map(|vf| Some((vf.address, *told.counters.get(&vf.index?.0)?)));
-                readings.counters.extend(known);
+                for vf in vfs {
+                    let Some(index) = vf.index else { continue };
+                    readings.counters.extend(told.counters.get(&index.0).map(|read| (vf.address, *read)));
+                    readings.macs.extend(told.macs.get(&index.0).map(|mac| (vf.address, *mac)));
+                }
             }
             // The interface has gone since the topology was read.
             Ok(None) => {}
@@ -122,6 +126,7 @@ mod tests {
             })
             .collect();
         assert_eq!((&readings.counters, expected.len()), (&expected, 4));
+        assert_eq!(readings.macs.values().collect::<Vec<_>>(), [&[0x52; 6]; 4]);
         let reported = readings.counters.values().filter(|counters| counters.reported());
         assert_eq!(reported.count(), 3);
     }

@@ -34,6 +34,8 @@ pub(super) struct LinkVfs {
     pub(super) announced: u32,
     /// Those that were told of, by their number.
     pub(super) counters: BTreeMap<u32, VfCounters>,
+    /// Their hardware addresses.
+    pub(super) macs: BTreeMap<u32, [u8; 6]>,
 }
 
 /// An answer that is not laid out as the kernel does it.
@@ -81,31 +83,32 @@ fn link(bytes: &[u8]) -> Result<LinkVfs, MalformedAnswer> {
         let value = attribute.value();
         match attribute.kind() {
             IFLA_NUM_VF => vfs.announced = u32_at_start(value, "IFLA_NUM_VF")?,
-            IFLA_VFINFO_LIST => list(value, &mut vfs.counters)?,
+            IFLA_VFINFO_LIST => list(value, &mut vfs)?,
             _ => {}
         }
     }
     Ok(vfs)
 }
 
-fn list(bytes: &[u8], counters: &mut BTreeMap<u32, VfCounters>) -> Result<(), MalformedAnswer> {
+fn list(bytes: &[u8], vfs: &mut LinkVfs) -> Result<(), MalformedAnswer> {
     for (entry, attribute) in attributes(bytes, "IFLA_VFINFO_LIST").enumerate() {
         let attribute = attribute?;
         if attribute.kind() != IFLA_VF_INFO {
             continue;
         }
         let place = format!("entry {entry} of IFLA_VFINFO_LIST");
-        let (number, read) = entry_of(attribute.value(), &place)?;
-        if counters.insert(number, read).is_some() {
+        let (number, mac, read) = entry_of(attribute.value(), &place)?;
+        vfs.macs.insert(number, mac);
+        if vfs.counters.insert(number, read).is_some() {
             return Err(MalformedAnswer::new(place, format!("VF {number} is told of twice")));
         }
     }
     Ok(())
 }
 
-/// One VF: its number, which every part of the entry but the counters begins with, and its counters.
-fn entry_of(bytes: &[u8], place: &str) -> Result<(u32, VfCounters), MalformedAnswer> {
-    let mut number = None;
+/// One VF: its number, which every part of the entry but the counters begins with, its hardware address and its counters.
+fn entry_of(bytes: &[u8], place: &str) -> Result<(u32, [u8; 6], VfCounters), MalformedAnswer> {
+    let mut told = None;
     let mut counters = VfCounters::default();
     for attribute in attributes(bytes, place) {
         let attribute = attribute?;
@@ -114,7 +117,9 @@ fn entry_of(bytes: &[u8], place: &str) -> Result<(u32, VfCounters), MalformedAns
             IFLA_VF_MAC => {
                 let place = format!("IFLA_VF_MAC in {place}");
                 match VfInfo::parse(&attribute) {
-                    Ok(VfInfo::Mac(VfInfoMac { vf_id, .. })) => number = Some(vf_id),
+                    Ok(VfInfo::Mac(VfInfoMac { vf_id, mac: [a, b, c, d, e, f, ..], .. })) => {
+                        told = Some((vf_id, [a, b, c, d, e, f]));
+                    }
                     _ => return Err(MalformedAnswer::new(place, format!("{} of 36 bytes", value.len()))),
                 }
             }
@@ -122,8 +127,8 @@ fn entry_of(bytes: &[u8], place: &str) -> Result<(u32, VfCounters), MalformedAns
             _ => {}
         }
     }
-    let number = number.ok_or_else(|| MalformedAnswer::new(place, "no IFLA_VF_MAC, so no VF number"))?;
-    Ok((number, counters))
+    let (number, mac) = told.ok_or_else(|| MalformedAnswer::new(place, "no IFLA_VF_MAC, so no VF number"))?;
+    Ok((number, mac, counters))
 }
 
 fn stats(bytes: &[u8], counters: &mut VfCounters, place: &str) -> Result<(), MalformedAnswer> {
@@ -257,7 +262,8 @@ pub(super) mod tests {
                 vec![(0, VfCounters { rx_packets: some(1), ..none })]
             }),
         ] {
-            let expected = LinkVfs { announced, counters: expected.into_iter().collect() };
+            let macs = expected.iter().map(|(vf, _)| (*vf, [0x52; 6])).collect();
+            let expected = LinkVfs { announced, counters: expected.into_iter().collect(), macs };
             assert_eq!(parse(&bytes), Ok(Answer::Vfs(expected)), "{what}");
         }
         let refused = message(2, &[(-19_i32).to_ne_bytes().as_slice(), &[0; 16]].concat());

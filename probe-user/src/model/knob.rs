@@ -3,7 +3,7 @@
 //!
 //! Where a knob is and how its value is spelt there is no concern of this module.
 
-use super::{CpuId, CpuSet};
+use super::{CpuId, CpuSet, Pid};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -85,6 +85,13 @@ pub enum Knob {
     Rps(NetQueue),
     /// CPUs that send by a transmit queue (XPS).
     Xps(NetQueue),
+    /// Interrupts that irqbalance leaves alone (`owners::bans_value`).
+    IrqbalanceBans {
+        /// Its process.
+        pid: Pid,
+        /// Clock ticks from boot to its start: the list ends with the process.
+        start_time: u64,
+    },
 }
 
 /// A queue of a network device.
@@ -111,6 +118,7 @@ impl fmt::Display for Knob {
             Self::Xps(NetQueue { netdev, ifindex: _, queue }) => {
                 format!("{netdev} transmit queue {queue} XPS")
             }
+            Self::IrqbalanceBans { pid, start_time: _ } => format!("ban list of irqbalance (pid {pid})"),
         };
         f.pad(&text)
     }

@@ -7,6 +7,7 @@ pub mod host_facts;
 pub mod ids;
 pub mod knob;
 pub mod nic;
+pub mod owners;
 pub mod pci;
 pub mod thread;
 pub mod topology;

@@ -1,6 +1,7 @@
 //! Choosing CPUs for vCPUs: near the VF, on distinct cores, away from CPU 0 and from other guests.
 
 use super::PlanError;
+use crate::model::owners::Owners;
 use crate::model::topology::{Cpu, Guest, Topology, Vf};
 use crate::model::{CpuId, CpuSet};
 
@@ -11,7 +12,12 @@ const BOOT_CPU: CpuId = CpuId(0);
 ///
 /// Pins that somebody made already are kept when each vCPU has a CPU of its own: whoever made them had a reason, and
 /// planning again after these choices were applied must change nothing.
-pub(super) fn choose(topology: &Topology, guest: &Guest, taken: &CpuSet) -> Result<Vec<CpuId>, PlanError> {
+pub(super) fn choose(
+    topology: &Topology,
+    owners: &Owners,
+    guest: &Guest,
+    taken: &CpuSet,
+) -> Result<Vec<CpuId>, PlanError> {
     if let Some(pins) = present_pins(topology, guest, taken) {
         return Ok(pins);
     }
@@ -27,7 +33,8 @@ pub(super) fn choose(topology: &Topology, guest: &Guest, taken: &CpuSet) -> Resu
     let boot_core: CpuSet =
         topology.cpus.iter().filter(|c| c.siblings.contains(BOOT_CPU)).map(|c| c.id).collect();
     let mut chosen: Vec<CpuId> = Vec::new();
-    for _ in &guest.vcpus {
+    for vcpu in &guest.vcpus {
+        let limit = owners.cpusets.get(&vcpu.thread.tid);
         let busy: CpuSet = taken.iter().chain(chosen.iter().copied()).collect();
         // Smaller is better: each entry is a fault, the gravest first.
         let faults = |cpu: &Cpu| {
@@ -42,10 +49,19 @@ pub(super) fn choose(topology: &Topology, guest: &Guest, taken: &CpuSet) -> Resu
         };
         let best = free
             .iter()
-            .filter(|c| !chosen.contains(&c.id))
-            .min_by_key(|c| faults(c))
-            .expect("more CPUs are free than the guest has vCPUs");
-        chosen.push(best.id);
+            .filter(|c| !chosen.contains(&c.id) && limit.is_none_or(|limit| limit.cpus.contains(c.id)))
+            .min_by_key(|c| faults(c));
+        match (best, limit) {
+            (Some(best), _) => chosen.push(best.id),
+            (None, Some(limit)) => {
+                return Err(PlanError::NoneInCpuset {
+                    guest: guest.name.clone(),
+                    what: format!("vCPU {}", vcpu.index),
+                    limit: Box::new(limit.clone()),
+                });
+            }
+            (None, None) => unreachable!("more CPUs are free than the guest has vCPUs"),
+        }
     }
     Ok(chosen)
 }
@@ -94,7 +110,7 @@ mod tests {
         let check = |shape: HostShape, vf_node: Option<u32>, vcpus: u32, taken: &str, expect: &str| {
             let mut topology = host(shape);
             topology.guests.push(guest("vm1", vcpus, vf_node));
-            let got = choose(&topology, &topology.guests[0], &taken.parse().unwrap());
+            let got = choose(&topology, &Owners::default(), &topology.guests[0], &taken.parse().unwrap());
             let got = match got {
                 Ok(cpus) => cpus.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
                 Err(error) => error.to_string().split(';').next().unwrap().to_owned(),
@@ -130,7 +146,7 @@ mod tests {
         let mut check = |first: &str, second: &str, taken: &str, expect: [u32; 2]| {
             topology.guests[0].vcpus[0].thread.affinity = first.parse().unwrap();
             topology.guests[0].vcpus[1].thread.affinity = second.parse().unwrap();
-            let got = choose(&topology, &topology.guests[0], &taken.parse().unwrap());
+            let got = choose(&topology, &Owners::default(), &topology.guests[0], &taken.parse().unwrap());
             assert_eq!(got, Ok(expect.map(CpuId).to_vec()), "{first} {second} {taken}");
         };
         check("3", "0", "", [3, 0]);
@@ -145,6 +161,9 @@ mod tests {
         let mut topology = host(HostShape { nodes: 1, cores: 4, threads: 1 });
         topology.cpus[3].isolated = true;
         topology.guests.push(guest("vm1", 1, None));
-        assert_eq!(choose(&topology, &topology.guests[0], &CpuSet::new()), Ok(vec![CpuId(3)]));
+        assert_eq!(
+            choose(&topology, &Owners::default(), &topology.guests[0], &CpuSet::new()),
+            Ok(vec![CpuId(3)])
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! Why there is no plan: each a wish that this host cannot meet, with what to do about it.
 
 use crate::model::CpuId;
+use crate::model::owners::Cpuset;
 
 /// A policy that cannot be planned on this host.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -91,6 +92,42 @@ pub enum PlanError {
     /// Every online CPU would be guarded.
     #[error("CPUs {0} are all that is online; at least one must remain for the host's own work")]
     NoHousekeeping(String),
+    /// A control group does not allow a thread the CPU it is to have.
+    #[error("{what} of guest {guest:?} may only use CPUs {}, not {cpu}: {}", .limit.cpus, says_so(.limit))]
+    OutsideCpuset {
+        /// The guest.
+        guest: String,
+        /// Which of its threads.
+        what: String,
+        /// The CPU it is to have.
+        cpu: CpuId,
+        /// What the group allows.
+        limit: Box<Cpuset>,
+    },
+    /// A control group allows a vCPU no CPU that is free.
+    #[error(
+        "{what} of guest {guest:?} may only use CPUs {}, among which there is no CPU that is free: {}",
+        .limit.cpus, says_so(.limit)
+    )]
+    NoneInCpuset {
+        /// The guest.
+        guest: String,
+        /// Which of its threads.
+        what: String,
+        /// What the group allows.
+        limit: Box<Cpuset>,
+    },
+    /// A CPU belongs to a container alone.
+    #[error(
+        "CPU {cpu} is promised to guest {guest:?}, but a container has it alone (the kubelet's CPU manager, \
+         /var/lib/kubelet/cpu_manager_state); choose another"
+    )]
+    OfContainer {
+        /// The guest.
+        guest: String,
+        /// The CPU.
+        cpu: CpuId,
+    },
     /// A CPU is promised twice.
     #[error("CPU {cpu} is promised to guest {first:?} and to guest {second:?}; give each its own")]
     CpuTwice {
@@ -101,6 +138,10 @@ pub enum PlanError {
         /// The other guest.
         second: String,
     },
+}
+
+fn says_so(limit: &Cpuset) -> String {
+    format!("its control group {} says so; {}", limit.group, limit.remedy())
 }
 
 /// How many guests an error names: it is one line.

@@ -3,6 +3,7 @@
 use super::planner::{Draft, thread_target};
 use super::{GuestPolicy, Need, PlanError, Role, Step, ThreadRules, Threads};
 use crate::model::CpuSet;
+use crate::model::owners::Owners;
 use crate::model::topology::{Guest, Thread, Topology};
 
 /// What a thread does for its guest.
@@ -49,6 +50,7 @@ impl Kind {
 /// Checks the CPUs that the policy gives such threads against the host.
 pub(super) fn check(
     topology: &Topology,
+    owners: &Owners,
     policy: &GuestPolicy,
     guest: &Guest,
     guarded: &CpuSet,
@@ -68,6 +70,15 @@ pub(super) fn check(
                 }
                 Some(_) => {}
             }
+        }
+    }
+    for thread in &guest.threads {
+        let Threads::Cpus(wanted) = Kind::of(thread).rule(&policy.threads) else { continue };
+        let Some(limit) = owners.cpusets.get(&thread.tid) else { continue };
+        if let Some(cpu) = wanted.difference(&limit.cpus).first() {
+            let what = format!("thread {} {}", thread.tid, thread.comm);
+            let limit = Box::new(limit.clone());
+            return Err(PlanError::OutsideCpuset { guest: guest.name.clone(), what, cpu, limit });
         }
     }
     Ok(())
@@ -133,7 +144,17 @@ mod tests {
     fn plan_for(topology: &Topology, threads: ThreadRules) -> Result<Plan, PlanError> {
         let mut policy = Policy::for_guest("vm1", Pins::Cpus(vec![CpuId(3)]), Placement::Keep);
         policy.guests[0].threads = threads;
-        plan(&Facts { topology, threads: &[], knobs: &[], immovable: &BTreeSet::new() }, &policy)
+        plan(
+            &Facts {
+                topology,
+                threads: &[],
+                knobs: &[],
+                owners: &Owners::default(),
+                virtual_apic: None,
+                immovable: &BTreeSet::new(),
+            },
+            &policy,
+        )
     }
 
     fn rules([emulator, io, vhost]: [&str; 3]) -> ThreadRules {

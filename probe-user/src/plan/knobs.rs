@@ -98,6 +98,7 @@ mod tests {
     use super::*;
     use crate::model::CpuId;
     use crate::model::knob::NetQueue;
+    use crate::model::owners::Owners;
     use crate::plan::testing::{HostShape, cpus, guest, host, settled};
     use crate::plan::{Facts, Pins, Placement, Plan, Policy, plan};
     use std::collections::BTreeSet;
@@ -123,8 +124,15 @@ mod tests {
         topology.guests = vec![guest("vm1", 1, None)];
         let mut policy = Policy::for_guest("vm1", Pins::Cpus(vec![CpuId(3)]), Placement::Keep);
         // The rest of the plan is in force already.
-        let immovable = BTreeSet::new();
-        let facts = Facts { topology: &topology, threads: &[], knobs: found, immovable: &immovable };
+        let (owners, immovable) = (Owners::default(), BTreeSet::new());
+        let facts = Facts {
+            topology: &topology,
+            threads: &[],
+            knobs: found,
+            owners: &owners,
+            virtual_apic: None,
+            immovable: &immovable,
+        };
         let first = plan(&facts, &policy).unwrap();
         let (topology, _) = settled(&topology, &[], &first);
         policy.knobs = knobs;

@@ -10,11 +10,16 @@ pub mod journal;
 mod keep_off;
 mod knobs;
 pub mod named;
+mod owners;
 mod pins;
 mod planner;
+#[cfg(test)]
+mod planner_tests;
 pub mod policy;
 mod policy_file;
+mod renew;
 mod step;
+pub mod sweep;
 #[cfg(test)]
 pub(crate) mod testing;
 mod vectors;
@@ -22,6 +27,10 @@ mod vectors;
 pub use error::PlanError;
 pub use knobs::FoundKnobs;
 pub use planner::{Facts, plan};
-pub use policy::{GuestPolicy, Isolate, Knobs, Others, Pins, Placement, Policy, ThreadRules, Threads};
-pub use policy_file::{PolicyError, line_of, parse_policy};
+pub use policy::{
+    GuestPolicy, Irqbalance, Isolate, Knobs, Limits, Others, Pins, Placement, Policy, ThreadRules, Threads,
+    VfPolicy,
+};
+pub use policy_file::{PolicyError, guest_policy_text, line_of, parse_policy};
+pub use renew::plan_again;
 pub use step::{IrqTarget, Need, PLAN_SCHEMA, Plan, Role, Step, Target, TargetKey, ThreadTarget, VectorName};

@@ -1,6 +1,7 @@
 //! Which CPU each vCPU gets, and with it which CPUs are guarded. Wishes are checked against the host here.
 
 use super::{GuestPolicy, Pins, PlanError, Policy, auto_pin, named};
+use crate::model::owners::Owners;
 use crate::model::topology::{Guest, Topology};
 use crate::model::{CpuId, CpuSet, VcpuId};
 use std::collections::{BTreeMap, btree_map::Entry};
@@ -16,7 +17,11 @@ pub(super) struct Assigned<'a> {
 }
 
 /// Finds the policy's guests and gives them their CPUs: those named in the policy first, then automatic choices.
-pub(super) fn assign<'a>(topology: &'a Topology, policy: &'a Policy) -> Result<Vec<Assigned<'a>>, PlanError> {
+pub(super) fn assign<'a>(
+    topology: &'a Topology,
+    owners: &Owners,
+    policy: &'a Policy,
+) -> Result<Vec<Assigned<'a>>, PlanError> {
     if policy.guests.is_empty() {
         return Err(PlanError::NoGuest);
     }
@@ -32,6 +37,7 @@ pub(super) fn assign<'a>(topology: &'a Topology, policy: &'a Policy) -> Result<V
             }
             Pins::Cpus(list) => {
                 check_list(topology, guest, list)?;
+                check_owners(owners, guest, list)?;
                 let promised: CpuSet = list.iter().copied().collect();
                 if let Some((cpu, first)) = promised_before(&found[..at], &cpus, &promised) {
                     return Err(PlanError::CpuTwice { cpu, first, second: guest.name.clone() });
@@ -49,14 +55,16 @@ pub(super) fn assign<'a>(topology: &'a Topology, policy: &'a Policy) -> Result<V
         .map(|(at, (_, guest))| (at, *guest))
         .collect();
     for (at, guest) in &automatic {
-        if let Some(list) = auto_pin::present_pins(topology, guest, &taken) {
+        let taken_here = with_containers(&taken, owners, guest);
+        if let Some(list) = auto_pin::present_pins(topology, guest, &taken_here) {
             taken = taken.union(&list.iter().copied().collect());
             cpus.insert(*at, list);
         }
     }
     for (at, guest) in automatic {
         if let Entry::Vacant(entry) = cpus.entry(at) {
-            let list = auto_pin::choose(topology, guest, &taken)?;
+            let taken_here = with_containers(&taken, owners, guest);
+            let list = auto_pin::choose(topology, owners, guest, &taken_here)?;
             taken = taken.union(&list.iter().copied().collect());
             entry.insert(list);
         }
@@ -101,6 +109,36 @@ fn check_list(topology: &Topology, guest: &Guest, list: &[CpuId]) -> Result<(), 
         });
     }
     Ok(())
+}
+
+/// CPUs that a guest cannot have: those of others, and those that containers have alone, unless it runs in a pod itself;
+/// then its control group says which are its own.
+fn with_containers(taken: &CpuSet, owners: &Owners, guest: &Guest) -> CpuSet {
+    if in_pod(owners, guest) { taken.clone() } else { taken.union(&owners.containers) }
+}
+
+fn in_pod(owners: &Owners, guest: &Guest) -> bool {
+    let mut tids = guest.vcpus.iter().map(|vcpu| vcpu.thread.tid);
+    tids.any(|tid| owners.cpusets.get(&tid).is_some_and(|set| set.group.contains("kubepods")))
+}
+
+/// Whether others allow the vCPUs these CPUs.
+fn check_owners(owners: &Owners, guest: &Guest, list: &[CpuId]) -> Result<(), PlanError> {
+    for (vcpu, cpu) in guest.vcpus.iter().zip(list) {
+        if let Some(limit) = owners.cpusets.get(&vcpu.thread.tid).filter(|set| !set.cpus.contains(*cpu)) {
+            return Err(PlanError::OutsideCpuset {
+                guest: guest.name.clone(),
+                what: format!("vCPU {}", vcpu.index),
+                cpu: *cpu,
+                limit: Box::new(limit.clone()),
+            });
+        }
+    }
+    let of_container = list.iter().find(|cpu| owners.containers.contains(**cpu));
+    match of_container.filter(|_| !in_pod(owners, guest)) {
+        Some(cpu) => Err(PlanError::OfContainer { guest: guest.name.clone(), cpu: *cpu }),
+        None => Ok(()),
+    }
 }
 
 /// The first CPU of `wanted` that an earlier guest's list holds, and that guest.

@@ -1,6 +1,6 @@
 //! What is promised to guests: the policy, as values. Reading it from a file is `policy_file`'s work.
 
-use crate::model::{CpuId, CpuSet};
+use crate::model::{CpuId, CpuSet, PciAddress};
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
@@ -18,8 +18,12 @@ pub struct Policy {
     pub irqs: Others,
     /// Whether guarded CPUs are taken out of the mask that new interrupts get.
     pub default_affinity: Others,
+    /// What a running irqbalance is told.
+    pub irqbalance: Irqbalance,
     /// Knobs of the host.
     pub knobs: Knobs,
+    /// How far vfprobe goes.
+    pub limits: Limits,
     /// What becomes of the settings when the service that keeps them ends.
     pub on_stop: OnStop,
 }
@@ -33,8 +37,27 @@ pub struct GuestPolicy {
     pub pins: Pins,
     /// Where the interrupts of its VFs go.
     pub placement: Placement,
+    /// VFs whose interrupts go elsewhere.
+    pub vfs: Vec<VfPolicy>,
     /// Where its other threads run.
     pub threads: ThreadRules,
+}
+
+/// Where the interrupts of one VF go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VfPolicy {
+    /// The VF.
+    pub address: PciAddress,
+    /// Where they go.
+    pub placement: Placement,
+}
+
+impl GuestPolicy {
+    /// Where the interrupts of a VF go.
+    #[must_use]
+    pub fn placement_of(&self, vf: PciAddress) -> Placement {
+        self.vfs.iter().find(|own| own.address == vf).map_or(self.placement, |own| own.placement)
+    }
 }
 
 /// Where the vCPUs of a guest run.
@@ -58,13 +81,15 @@ pub enum Placement {
     Near,
     /// Any housekeeping CPU.
     Housekeeping,
+    /// `near` where KVM delivers interrupts to running vCPUs without an exit, else `own`.
+    Auto,
     /// As they are.
     Keep,
 }
 
 impl Placement {
     /// All placements, in the order in which help lists them.
-    pub const ALL: [Self; 4] = [Self::Own, Self::Near, Self::Housekeeping, Self::Keep];
+    pub const ALL: [Self; 5] = [Self::Own, Self::Near, Self::Housekeeping, Self::Auto, Self::Keep];
 
     /// The word used on the command line, in policies, plans and labels.
     #[must_use]
@@ -73,6 +98,7 @@ impl Placement {
             Self::Own => "own",
             Self::Near => "near",
             Self::Housekeeping => "housekeeping",
+            Self::Auto => "auto",
             Self::Keep => "keep",
         }
     }
@@ -86,7 +112,7 @@ impl fmt::Display for Placement {
 
 /// A text that is not a placement.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a placement (expected own, near, housekeeping or keep)")]
+#[error("{0:?} is not a placement (expected own, near, housekeeping, auto or keep)")]
 pub struct NotAPlacement(pub String);
 
 impl FromStr for Placement {
@@ -118,6 +144,34 @@ pub enum Threads {
     Keep,
     /// On these CPUs, none of them guarded.
     Cpus(CpuSet),
+}
+
+/// How far vfprobe goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Whether a configuration is in force without what the kernel refuses.
+    pub partial: bool,
+    /// After so many changes by somebody else a setting is let go.
+    pub strikes: u32,
+    /// How long the host must be at rest before the controller acts, in milliseconds.
+    pub debounce_ms: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { partial: false, strikes: 3, debounce_ms: 500 }
+    }
+}
+
+/// What a running irqbalance is told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Irqbalance {
+    /// To leave alone the interrupts that are placed, and to move none to guarded CPUs.
+    #[default]
+    Ban,
+    /// Nothing.
+    Keep,
 }
 
 /// Knobs of the host, each left as it is unless it is named.
@@ -210,12 +264,15 @@ impl Policy {
                 guest: guest.to_owned(),
                 pins,
                 placement,
+                vfs: Vec::new(),
                 threads: ThreadRules::default(),
             }],
             isolate: Isolate::default(),
             irqs: Others::default(),
             default_affinity: Others::default(),
+            irqbalance: Irqbalance::default(),
             knobs: Knobs::default(),
+            limits: Limits::default(),
             on_stop: OnStop::default(),
         }
     }

@@ -3,8 +3,10 @@
 use super::named::is_pattern;
 use super::policy::NotCpus;
 use super::policy::{
-    GuestPolicy, Isolate, Knobs, OnStop, Others, Pins, Placement, Policy, ThreadRules, Threads, parse_cpus,
+    GuestPolicy, Irqbalance, Isolate, Knobs, Limits, OnStop, Others, Pins, Placement, Policy, ThreadRules,
+    Threads, VfPolicy, parse_cpus,
 };
+use crate::model::PciAddress;
 use serde::Deserialize;
 use std::ops::Range;
 use toml::Spanned;
@@ -32,6 +34,10 @@ struct File {
     default_affinity: Others,
     #[serde(default)]
     on_stop: OnStop,
+    #[serde(default)]
+    irqbalance: Irqbalance,
+    #[serde(default)]
+    limits: LimitTable,
     #[serde(default)]
     knobs: KnobTable,
     #[serde(default)]
@@ -66,6 +72,23 @@ struct Table {
     emulator: Option<Spanned<String>>,
     io: Option<Spanned<String>>,
     vhost: Option<Spanned<String>>,
+    #[serde(default)]
+    vf: Vec<VfTable>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct VfTable {
+    address: Spanned<String>,
+    placement: Placement,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+struct LimitTable {
+    partial: bool,
+    strikes: Option<Spanned<u32>>,
+    debounce_ms: Option<Spanned<u32>>,
 }
 
 /// Reads a policy.
@@ -74,11 +97,12 @@ struct Table {
 /// [`PolicyError`] says what is wrong, and in which line.
 pub fn parse_policy(text: &str) -> Result<Policy, PolicyError> {
     let at = |span: Option<Range<usize>>, what: String| PolicyError { line: line_of(text, span), what };
-    let File { name, isolate, irqs, default_affinity, on_stop, knobs, guest } =
+    let File { name, isolate, irqs, default_affinity, on_stop, irqbalance, limits, knobs, guest } =
         toml::from_str(text).map_err(|error| at(error.span(), error.message().to_owned()))?;
     let knobs = parse_knobs(knobs).map_err(|(span, what)| at(Some(span), what))?;
+    let limits = parse_limits(&limits).map_err(|(span, what)| at(Some(span), what))?;
     let mut guests = Vec::new();
-    for Table { name, cpus, placement, threads, emulator, io, vhost } in guest {
+    for Table { name, cpus, placement, threads, emulator, io, vhost, vf } in guest {
         let pins = match cpus.as_ref().map(|cpus| cpus.as_ref().as_str()) {
             None | Some("auto") => Pins::Auto,
             Some("keep") => Pins::Keep,
@@ -103,7 +127,8 @@ pub fn parse_policy(text: &str) -> Result<Policy, PolicyError> {
             io: rule("io", io)?,
             vhost: rule("vhost", vhost)?,
         };
-        guests.push(GuestPolicy { guest: name, pins, placement, threads });
+        let vfs = parse_vfs(vf).map_err(|(span, what)| at(Some(span), what))?;
+        guests.push(GuestPolicy { guest: name, pins, placement, vfs, threads });
     }
     let [first, ..] = guests.as_slice() else {
         return Err(at(
@@ -112,7 +137,38 @@ pub fn parse_policy(text: &str) -> Result<Policy, PolicyError> {
         ));
     };
     let name = name.unwrap_or_else(|| first.placement.as_str().to_owned());
-    Ok(Policy { name, guests, isolate, irqs, default_affinity, knobs, on_stop })
+    Ok(Policy { name, guests, isolate, irqs, default_affinity, irqbalance, knobs, limits, on_stop })
+}
+
+/// Tables of VFs, each VF once.
+fn parse_vfs(tables: Vec<VfTable>) -> Result<Vec<VfPolicy>, (Range<usize>, String)> {
+    let mut vfs: Vec<VfPolicy> = Vec::new();
+    for VfTable { address: text, placement } in tables {
+        let address: PciAddress =
+            text.as_ref().parse().map_err(|error| (text.span(), format!("address: {error}")))?;
+        if vfs.iter().any(|vf| vf.address == address) {
+            return Err((text.span(), format!("address: VF {address} has a table already")));
+        }
+        vfs.push(VfPolicy { address, placement });
+    }
+    Ok(vfs)
+}
+
+fn parse_limits(table: &LimitTable) -> Result<Limits, (Range<usize>, String)> {
+    let LimitTable { partial, strikes, debounce_ms } = table;
+    let within = |key: &str, value: &Option<Spanned<u32>>, default: u32, low: u32, high: u32| match value {
+        None => Ok(default),
+        Some(value) if (low..=high).contains(value.as_ref()) => Ok(*value.as_ref()),
+        Some(value) => {
+            Err((value.span(), format!("{key}: {} is not between {low} and {high}", value.as_ref())))
+        }
+    };
+    let default = Limits::default();
+    Ok(Limits {
+        partial: *partial,
+        strikes: within("strikes", strikes, default.strikes, 1, 100)?,
+        debounce_ms: within("debounce-ms", debounce_ms, default.debounce_ms, 500, 60_000)?,
+    })
 }
 
 /// The kernel keeps these limits as signed numbers, the largest of which stands for no limit (include/linux/pm_qos.h).
@@ -142,6 +198,24 @@ fn parse_knobs(table: KnobTable) -> Result<Knobs, (Range<usize>, String)> {
     Ok(Knobs { halt_poll_ns, workqueues, watchdogs, idle_latency_us, rps: devices(rps)?, xps: devices(xps)? })
 }
 
+/// The text of a policy for one guest: what `--guest`, `--cpus`, `--placement` and `--isolate` say. `cpus` is a list,
+/// `auto` or `keep`.
+#[must_use]
+pub fn guest_policy_text(guest: &str, cpus: &str, placement: Placement, isolate: Isolate) -> String {
+    // A value's text form is quoted and escaped as TOML wants it.
+    let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
+    let isolate = match isolate {
+        Isolate::None => "none",
+        Isolate::Threads => "threads",
+    };
+    format!(
+        "name = {0}\nisolate = \"{isolate}\"\n\n[[guest]]\nname = {1}\ncpus = {2}\nplacement = {0}\n",
+        quoted(placement.as_str()),
+        quoted(guest),
+        quoted(cpus)
+    )
+}
+
 /// Where threads of one kind run.
 fn parse_threads(text: &str) -> Result<Threads, NotCpus> {
     match text {
@@ -165,17 +239,36 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
+    fn the_text_for_one_guest_is_its_policy() {
+        for (guest, cpus, pins) in [
+            ("vm1", "auto", Pins::Auto),
+            ("a \"b\" \\", "keep", Pins::Keep),
+            ("vm1", "2-3", Pins::Cpus(vec![CpuId(2), CpuId(3)])),
+        ] {
+            for placement in Placement::ALL {
+                for isolate in [Isolate::None, Isolate::Threads] {
+                    let text = guest_policy_text(guest, cpus, placement, isolate);
+                    let expected = Policy { isolate, ..Policy::for_guest(guest, pins.clone(), placement) };
+                    assert_eq!(parse_policy(&text), Ok(expected), "{text}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn a_full_policy() {
-        let text = "name = \"direct\"\nisolate = \"threads\"\nirqs = \"keep\"\ndefault-affinity = \"keep\"\non-stop = \"keep\"\n\
+        let text = "name = \"direct\"\nisolate = \"threads\"\nirqs = \"keep\"\ndefault-affinity = \"keep\"\non-stop = \"keep\"\nirqbalance = \"keep\"\n\
+                    [limits]\npartial = true\nstrikes = 5\n\
                     [knobs]\nhalt-poll-ns = 0\nwatchdogs = \"move\"\nidle-latency-us = 5\nrps = [\"eth0\"]\n\
                     [[guest]]\nname = \"vm1\"\ncpus = \"3,2\"\nplacement = \"own\"\nthreads = \"keep\"\nvhost = \"4-5\"\n\
+                    [[guest.vf]]\naddress = \"0000:01:10.2\"\nplacement = \"auto\"\n\
                     [[guest]]\nname = \"vm2\"\nplacement = \"near\"\n";
         let policy = parse_policy(text).unwrap();
         assert_eq!(policy.name, "direct");
         assert_eq!((policy.isolate, policy.irqs), (Isolate::Threads, Others::Keep));
         assert_eq!(policy.default_affinity, Others::Keep);
         assert_eq!(policy.guests[0].pins, Pins::Cpus(vec![CpuId(3), CpuId(2)]));
-        assert_eq!(policy.on_stop, OnStop::Keep);
+        assert_eq!((policy.on_stop, policy.irqbalance), (OnStop::Keep, Irqbalance::Keep));
         let vhost = Threads::Cpus([CpuId(4), CpuId(5)].into_iter().collect());
         let rules = ThreadRules { emulator: Threads::Keep, io: Threads::Keep, vhost };
         assert_eq!(policy.guests[0].threads, rules);
@@ -187,6 +280,10 @@ mod tests {
             ..Knobs::default()
         };
         assert_eq!(policy.knobs, knobs);
+        assert_eq!(policy.limits, Limits { partial: true, strikes: 5, ..Limits::default() });
+        let placements =
+            ["0000:01:10.2", "0000:01:10.0"].map(|vf| policy.guests[0].placement_of(vf.parse().unwrap()));
+        assert_eq!(placements, [Placement::Auto, Placement::Own]);
         assert_eq!(policy.guests[1].threads, ThreadRules::default());
         assert_eq!((&policy.guests[1].pins, policy.guests[1].placement), (&Pins::Auto, Placement::Near));
     }
@@ -213,6 +310,19 @@ mod tests {
             ),
             ("[[guest]]\nname = \"a\"\nplacement = \"own\"\nthreads = \"\"\n", 4, "the CPU list is empty"),
             ("[[guest]]\nname = \"a\"\n", 1, "missing field `placement`"),
+            ("[limits]\nstrikes = 0\n", 2, "strikes: 0 is not between 1 and 100"),
+            ("[limits]\npartial = true\ndebounce-ms = 100\n", 3, "is not between 500 and 60000"),
+            (
+                "[[guest]]\nname = \"a\"\nplacement = \"own\"\n[[guest.vf]]\naddress = \"x\"\nplacement = \"near\"\n",
+                5,
+                "address: ",
+            ),
+            (
+                "[[guest]]\nname = \"a\"\nplacement = \"own\"\n[[guest.vf]]\naddress = \"0000:01:10.0\"\n\
+                 placement = \"near\"\n[[guest.vf]]\naddress = \"0000:01:10.0\"\nplacement = \"own\"\n",
+                8,
+                "has a table already",
+            ),
             ("[knobs]\nhalt-poll-ns = -1\n", 2, "invalid value: integer `-1`"),
             ("[knobs]\nhalt_poll_ns = 1\n", 2, "unknown field `halt_poll_ns`"),
             ("[knobs]\nwatchdogs = \"off\"\n", 2, "unknown variant `off`"),

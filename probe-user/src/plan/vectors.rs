@@ -8,13 +8,22 @@ use crate::model::{CpuId, CpuSet, VcpuId};
 
 /// Adds the steps that bring each vector of the guest's VFs to its place.
 pub(super) fn place(draft: &mut Draft<'_>, topology: &Topology, assigned: &Assigned<'_>) {
-    if assigned.policy.placement == Placement::Keep {
+    for own in &assigned.policy.vfs {
+        if !assigned.guest.vfs.iter().any(|vf| vf.address == own.address) {
+            draft.note(format!(
+                "VF {} has a table in the policy, but is not one of {}'s",
+                own.address, assigned.guest.name
+            ));
+        }
+    }
+    let wanted = |vf: &&Vf| assigned.policy.placement_of(vf.address) != Placement::Keep;
+    if assigned.policy.placement == Placement::Keep && assigned.policy.vfs.is_empty() {
         return;
     }
     if assigned.guest.vfs.is_empty() {
         draft.note(format!("{} owns no VF: there is no interrupt to place", assigned.guest.name));
     }
-    for vf in &assigned.guest.vfs {
+    for vf in assigned.guest.vfs.iter().filter(wanted) {
         if vf.slots.is_empty() {
             draft.note(format!(
                 "VF {} has no interrupt in use: its driver in the guest is not up",
@@ -45,9 +54,20 @@ fn place_slot(
         return;
     };
     let vcpu = target_vcpu(assigned, slot, order);
-    let place = match assigned.policy.placement {
-        Placement::Own => vcpu.as_ref().map(|v| (CpuSet::from(v.cpu), v.why.clone())),
-        Placement::Near => Some(near(topology, draft.ground, vf, vcpu.as_ref(), order)),
+    let near = || near(topology, draft.ground, vf, vcpu.as_ref(), order);
+    let own = || vcpu.as_ref().map(|v| (CpuSet::from(v.cpu), v.why.clone()));
+    let because = |why: &str, (cpus, reason): (CpuSet, String)| (cpus, format!("{why}: {reason}"));
+    let place = match assigned.policy.placement_of(vf.address) {
+        Placement::Own => own(),
+        Placement::Near => Some(near()),
+        Placement::Auto => Some(match (draft.virtual_apic, own()) {
+            (Some(false), Some(own)) => {
+                because("without APICv or AVIC the vCPU leaves the guest anyway", own)
+            }
+            (Some(false), None) => near(),
+            (Some(true), _) => because("APICv or AVIC lets the guest go on", near()),
+            (None, _) => because("whether APICv or AVIC is on is not known", near()),
+        }),
         Placement::Housekeeping => {
             Some((draft.ground.housekeeping.clone(), "any housekeeping CPU may take it".to_owned()))
         }

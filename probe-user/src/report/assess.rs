@@ -17,6 +17,16 @@ use std::{borrow::Cow, collections::BTreeMap};
 
 /// Name of the configuration that others are measured against, when there is one of that name.
 pub const BASELINE: &str = "baseline";
+/// What a load is made for: the first of these figures that its tool gives.
+const AIMS: [&str; 7] = [
+    "throughput",
+    "transaction_rate",
+    "request_rate",
+    "call_rate",
+    "message_rate",
+    "rtt_mean",
+    "latency_mean",
+];
 
 /// The runs of one configuration of one session.
 #[derive(Clone, Debug)]
@@ -27,6 +37,8 @@ pub struct Group<'a> {
     pub session: &'a Session,
     /// The configuration.
     pub config: &'a str,
+    /// The load its runs were made under, in a session with several.
+    pub load: Option<&'a str>,
     /// Runs that can be compared.
     pub runs: Vec<&'a Run>,
     /// Runs that cannot, and why, one line each.
@@ -69,6 +81,8 @@ pub struct Assessment<'a> {
     pub comparison: Comparison,
     /// Workload figures.
     pub workloads: Vec<MetricRow>,
+    /// The workload figure that the load was made for, judged alone; only in a session with several loads.
+    pub aim: Option<MetricRow>,
     /// The runs before as one, slots and vCPUs folded.
     pub pooled_before: Snapshot,
     /// The runs after as one.
@@ -118,6 +132,14 @@ pub enum PairError {
         /// What there is.
         known: Vec<String>,
     },
+    /// Two files whose runs were made under different loads.
+    #[error("{before} and {after} were recorded under different loads, which cannot be compared")]
+    OtherLoads {
+        /// The first file.
+        before: String,
+        /// The second file.
+        after: String,
+    },
     /// Two files with several configurations each, none in common.
     #[error("{before} and {after} have no configuration in common; choose with --before and --after")]
     NothingInCommon {
@@ -138,15 +160,23 @@ pub struct Named<'a> {
 }
 
 impl<'a> Named<'a> {
-    fn group(self, config: &'a str, name: String) -> Group<'a> {
-        let mut group = Group { name, session: self.session, config, runs: Vec::new(), unfit: Vec::new() };
-        for run in self.session.runs_of(config) {
+    fn group(self, config: &'a str, load: Option<&'a str>, name: String) -> Group<'a> {
+        let mut group =
+            Group { name, session: self.session, config, load, runs: Vec::new(), unfit: Vec::new() };
+        for run in self.session.runs_of(config).filter(|run| run.start.load.as_deref() == load) {
             match run.unfit() {
                 None => group.runs.push(run),
                 Some(reason) => group.unfit.push(format!("run {} ({config}) {reason}", run.start.order)),
             }
         }
         group
+    }
+
+    /// The loads, each of which is compared by itself; one without a name when no run names one.
+    fn loads(self) -> Vec<Option<&'a str>> {
+        let unnamed = self.session.runs.iter().any(|run| run.start.load.is_none());
+        let named = self.session.load_names().into_iter().map(Some);
+        unnamed.then_some(None).into_iter().chain(named).collect()
     }
 
     fn configs(self) -> Result<Vec<&'a str>, PairError> {
@@ -191,8 +221,9 @@ pub fn pairs_within<'a>(
     if others.is_empty() {
         return Err(PairError::OnlyOne { file: one.file.to_owned(), config: before.to_owned() });
     }
-    let group = |config: &'a str| one.group(config, config.to_owned());
-    Ok(others.into_iter().map(|after| (group(before), group(after))).collect())
+    let group = |config: &'a str, load| one.group(config, load, config.to_owned());
+    let each = others.into_iter().flat_map(|after| one.loads().into_iter().map(move |load| (after, load)));
+    Ok(each.map(|(after, load)| (group(before, load), group(after, load))).collect())
 }
 
 /// Pairs of two sessions: the named configurations; else the only one of each; else those of the same name.
@@ -219,9 +250,13 @@ pub fn pairs_between<'a>(
         return Err(PairError::NothingInCommon { before: a.file.to_owned(), after: b.file.to_owned() });
     }
     let name = |one: Named<'a>, config: &str| format!("{config} ({})", one.file);
-    Ok(pairs
-        .into_iter()
-        .map(|(one, other)| (a.group(one, name(a, one)), b.group(other, name(b, other))))
+    let loads: Vec<_> = a.loads().into_iter().filter(|load| b.loads().contains(load)).collect();
+    if loads.is_empty() {
+        return Err(PairError::OtherLoads { before: a.file.to_owned(), after: b.file.to_owned() });
+    }
+    let each = pairs.into_iter().flat_map(|pair| loads.iter().map(move |load| (pair, *load)));
+    Ok(each
+        .map(|((one, other), load)| (a.group(one, load, name(a, one)), b.group(other, load, name(b, other))))
         .collect())
 }
 
@@ -237,13 +272,19 @@ pub fn assess<'a>((before, after): Pair<'a>, detail: Detail, guest: Option<&str>
     let mut comparison = compare(&b, &a, detail);
     let mut workloads = workloads(&before.runs, &after.runs);
     let headline = headline(&b, &a);
-    // One table, one family; the headline was named beforehand and is a test of its own, also where a row repeats it.
+    let aim =
+        before.load.and_then(|_| AIMS.iter().find_map(|name| workloads.iter().position(|w| w.name == *name)));
+    // One table, one family; the headline was named beforehand and is a test of its own, also where a row repeats it, and so
+    // is what a load is made for.
     let rows = comparison.rows.iter_mut().filter(|row| !repeats(row, &headline)).map(|row| &mut row.compared);
-    correct(rows.chain(workloads.iter_mut().map(|row| &mut row.compared)).collect());
+    let figures = workloads.iter_mut().enumerate().filter(|(at, _)| Some(*at) != aim);
+    correct(rows.chain(figures.map(|(_, row)| &mut row.compared)).collect());
+    let aim = aim.map(|at| workloads[at].clone());
     Assessment {
         headline,
         comparison,
         workloads,
+        aim,
         pooled_before: fold(b, Detail::Folded.dropped()),
         pooled_after: fold(a, Detail::Folded.dropped()),
         before,

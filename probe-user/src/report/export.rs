@@ -5,14 +5,22 @@
 use crate::{
     session::{Run, Session},
     stats::{
-        Labels, Series, Summary,
+        Histogram, Labels, Series, Summary,
         compare::Detail,
-        hdr::{self, HdrError},
+        gate::Selector,
+        hdr::{self, HdrError, PercentileRow},
         series::fold,
+        summary::to_f64,
     },
 };
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+
+/// Lines of a percentile distribution for each halving of the distance to 100 %: the default of HdrHistogram's tools.
+const TICKS: u32 = 5;
+/// How HdrHistogram cuts 1 to 2^36 at three significant figures: 27 ranges, each twice the one before, of 2048 parts.
+const BUCKETS: u32 = 27;
+const SUB_BUCKETS: u32 = 2048;
 
 /// Which part of a session is given out.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +31,8 @@ pub struct Part<'a> {
     pub guest: Option<&'a str>,
     /// Only runs of this configuration.
     pub config: Option<&'a str>,
+    /// Only runs under this load.
+    pub load: Option<&'a str>,
     /// How finely series are told apart.
     pub detail: Detail,
 }
@@ -31,7 +41,10 @@ impl<'a> Part<'a> {
     /// Runs with their series, in the order in which they were made.
     fn runs(&self) -> Vec<(&'a Run, Vec<Series>)> {
         let wanted = |s: &Series| self.guest.is_none_or(|g| s.labels.get("guest").is_some_and(|v| v == g));
-        let runs = self.session.runs.iter().filter(|run| self.config.is_none_or(|c| run.config() == c));
+        let runs = self.session.runs.iter().filter(|run| {
+            self.config.is_none_or(|c| run.config() == c)
+                && self.load.is_none_or(|load| run.start.load.as_deref() == Some(load))
+        });
         runs.map(|run| {
             let mut series = fold([&run.snapshot], self.detail.dropped()).series;
             series.retain(wanted);
@@ -77,6 +90,36 @@ pub fn hlog(part: &Part<'_>) -> Result<String, HdrError> {
     Ok(text)
 }
 
+/// The distribution of all selected series of a configuration's runs together, as HdrHistogram's
+/// `outputPercentileDistribution` writes it (`.hgrm`): values in ns, five lines for each halving of the distance to 100 %.
+/// `None` where no value was counted, or where a selected series could not be seen: half of a distribution is none.
+#[must_use]
+pub fn hgrm(part: &Part<'_>, selected: &Selector) -> Option<String> {
+    let mut all = Histogram::default();
+    for (_, series) in part.runs() {
+        for one in series.iter().filter(|s| selected.covers(&s.probe, &s.labels) && s.observable.is_yes()) {
+            all.merge(&one.histogram);
+        }
+    }
+    let (max, mean) = (all.max()?, Summary::of(&all).mean_ns?);
+    let (rows, deviation) = hdr::percentile_rows(&all, TICKS);
+    let mut text =
+        format!("{:>12} {:>14} {:>10} {:>14}\n\n", "Value", "Percentile", "TotalCount", "1/(1-Percentile)");
+    for PercentileRow { value, share, count } in rows {
+        let head = format!("{:>12.3} {share:>2.12} {count:>10}", to_f64(value.min(max)));
+        // The last line has no distance to 100 % left.
+        let _ = if share < 1.0 {
+            writeln!(text, "{head} {:>14.2}", 1.0 / (1.0 - share))
+        } else {
+            writeln!(text, "{head}")
+        };
+    }
+    let _ = writeln!(text, "#[Mean    = {mean:>12.3}, StdDeviation   = {deviation:>12.3}]");
+    let _ = writeln!(text, "#[Max     = {:>12.3}, Total count    = {:>12}]", to_f64(max), all.n());
+    let _ = writeln!(text, "#[Buckets = {BUCKETS:>12}, SubBuckets     = {SUB_BUCKETS:>12}]");
+    Some(text)
+}
+
 /// The name of a line: `baseline/0/irq_delivery/guest=vm1;stage=delivery`. A tag ends at a comma, and holds no white space.
 fn tag(run: &Run, series: &Series) -> String {
     let labels: Vec<String> = series.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
@@ -102,7 +145,7 @@ pub fn csv(part: &Part<'_>) -> String {
         .filter(|name| *name != "config")
         .collect();
     let mut text = String::new();
-    let before = ["config", "run", "complete", "probe"].into_iter();
+    let before = ["config", "load", "run", "complete", "probe"].into_iter();
     let after =
         ["not_observable", "n", "sum_ns", "min_ns", "p50_ns", "p90_ns", "p99_ns", "p999_ns", "max_ns"];
     row(&mut text, before.chain(names.iter().copied()).chain(after).map(str::to_owned));
@@ -111,6 +154,7 @@ pub fn csv(part: &Part<'_>) -> String {
         for series in all {
             let head = [
                 run.config().to_owned(),
+                run.start.load.clone().unwrap_or_default(),
                 run.start.order.to_string(),
                 complete.to_owned(),
                 series.probe.clone(),
@@ -160,7 +204,7 @@ mod tests {
     }
 
     fn part(session: &Session, detail: Detail) -> Part<'_> {
-        Part { session, guest: None, config: None, detail }
+        Part { session, guest: None, config: None, load: None, detail }
     }
 
     #[test]
@@ -194,6 +238,87 @@ mod tests {
         legend + text[legend..].find('\n').unwrap() + 1
     }
 
+    /// What another implementation read out of the log: tests/fixtures/evaluate.py, with PyPI's hdrhistogram.
+    #[test]
+    fn pythons_reader_finds_the_same_values() {
+        #[derive(serde::Deserialize)]
+        struct Found {
+            tag: String,
+            n: u64,
+            percentiles: std::collections::BTreeMap<String, u64>,
+            max: u64,
+        }
+        #[derive(serde::Deserialize)]
+        struct Evaluated {
+            histograms: Vec<Found>,
+        }
+        let session = decode(include_bytes!("../../../tests/fixtures/session-v1.vfprobe")).unwrap();
+        let log = include_str!("../../../tests/fixtures/session-v1.hlog");
+        assert_eq!(
+            hlog(&part(&session, Detail::Full)).unwrap(),
+            log,
+            "the log that was evaluated is the present one"
+        );
+        let text = include_str!("../../../tests/fixtures/session-v1.evaluated.json");
+        let Evaluated { histograms } = serde_json::from_str(text).unwrap();
+        let series = session.runs.iter().flat_map(|run| run.snapshot.series.iter().map(move |s| (run, s)));
+        let seen: Vec<_> = series.filter(|(_, s)| s.observable.is_yes()).collect();
+        assert_eq!(seen.len(), histograms.len());
+        for ((run, series), found) in seen.into_iter().zip(&histograms) {
+            assert_eq!((tag(run, series), series.histogram.n()), (found.tag.clone(), found.n));
+            let hdr = hdr::to_hdr(&series.histogram);
+            // The value of that rank, as that implementation rounds ranks.
+            let at = |percentile: f64| {
+                let rank = ((percentile * to_f64(found.n)) / 100.0 + 0.5).floor();
+                let mut below = 0;
+                let reached = hdr.iter_recorded().find(|step| {
+                    below += step.count_at_value();
+                    to_f64(below) >= rank
+                });
+                reached.map(|step| step.value_iterated_to())
+            };
+            for (percentile, value) in &found.percentiles {
+                assert_eq!(at(percentile.parse().unwrap()), Some(*value), "{} {percentile}", found.tag);
+            }
+            assert_eq!(hdr.max(), found.max, "{}", found.tag);
+        }
+    }
+
+    #[test]
+    fn a_percentile_distribution_is_what_its_tools_read() {
+        let session = session();
+        let own = Part { config: Some("own"), ..part(&session, Detail::Full) };
+        let text = hgrm(&own, &"irq_delivery".parse().unwrap()).unwrap();
+        assert!(text.starts_with("       Value     Percentile TotalCount 1/(1-Percentile)\n\n"), "{text}");
+        let rows: Vec<Vec<f64>> = text
+            .lines()
+            .skip(2)
+            .take_while(|line| !line.starts_with('#'))
+            .map(|line| line.split_whitespace().map(|field| field.parse().unwrap()).collect())
+            .collect();
+        let mut all = Histogram::default();
+        for run in session.runs_of("own") {
+            let is = |s: &&Series| s.probe == "irq_delivery" && s.labels["stage"] == "delivery";
+            run.snapshot.series.iter().filter(is).for_each(|s| all.merge(&s.histogram));
+        }
+        for pair in rows.windows(2) {
+            assert!(pair[0].iter().zip(&pair[1]).all(|(one, next)| one <= next), "{pair:?}");
+        }
+        for row in &rows {
+            let at_or_below = hdr::to_hdr(&all).count_between(0, format!("{}", row[0]).parse().unwrap());
+            assert!(
+                (to_f64(at_or_below) - row[2]).abs() < 0.5 || row[0] >= to_f64(all.max().unwrap()),
+                "{row:?}"
+            );
+            assert!(row[1] <= row[2] / to_f64(all.n()) + 1e-9, "{row:?}");
+        }
+        assert_eq!((rows.last().unwrap()[1], rows.last().unwrap()[2]), (1.0, to_f64(all.n())));
+        assert_eq!((rows.last().unwrap().len(), rows[0].len()), (3, 4));
+        assert!(text.contains(&format!("Total count    = {:>12}]", all.n())), "{text}");
+        assert_eq!(hgrm(&own, &"vm_exit{reason=CPUID}".parse().unwrap()), None);
+        assert_eq!(hgrm(&own, &"irq_delivery{slot=2}".parse().unwrap()), None, "it could not be seen");
+    }
+
     #[test]
     fn tags_hold_nothing_that_ends_them() {
         let mut run = Run::default();
@@ -209,7 +334,7 @@ mod tests {
         let session = session();
         let text = csv(&part(&session, Detail::Full));
         let mut lines = text.split_terminator("\r\n");
-        let head = "config,run,complete,probe,guest,reason,slot,stage,vcpu,vf,\
+        let head = "config,load,run,complete,probe,guest,reason,slot,stage,vcpu,vf,\
                     not_observable,n,sum_ns,min_ns,p50_ns,p90_ns,p99_ns,p999_ns,max_ns";
         assert_eq!(lines.next(), Some(head));
         let count: usize = session.runs.iter().map(|run| run.snapshot.series.len()).sum();
@@ -217,12 +342,11 @@ mod tests {
         assert_eq!(rows.len(), count);
         assert!(rows.iter().all(|row| row.split(',').count() == head.split(',').count()), "{text}");
         // 400 values support no p99.9; a hidden series has no figure at all.
-        let hidden =
-            "baseline,0,yes,irq_delivery,vm1,,2,delivery,0,0000:01:10.0,posted: hardware delivers it,,,,,,,,";
+        let hidden = "baseline,,0,yes,irq_delivery,vm1,,2,delivery,0,0000:01:10.0,posted: hardware delivers it,,,,,,,,";
         assert!(rows.contains(&hidden), "{text}");
         let first = rows.iter().find(|r| r.contains(",0,delivery,0,")).unwrap();
-        assert_eq!(first.split(',').nth(11), Some("400"), "{first}");
-        assert_eq!(first.split(',').nth(17), Some(""), "{first}");
+        assert_eq!(first.split(',').nth(12), Some("400"), "{first}");
+        assert_eq!(first.split(',').nth(18), Some(""), "{first}");
     }
 
     #[test]

@@ -1,15 +1,57 @@
 //! Comparisons as Markdown (GitHub's dialect), to be pasted into a pull request: the verdict first, then its table.
 
-use super::{assess::Assessment, format, names, sentence};
-use crate::stats::compare::{Compared, Verdict};
+use super::{
+    aims::{Aims, aims, change},
+    assess::Assessment,
+    format, names, sentence,
+};
+use crate::stats::compare::{Compared, Estimate, Row, Verdict};
 
 /// One section for each pair of configurations, the notes on the files at the end. `full` also lists rows without enough
 /// data.
 #[must_use]
 pub fn compare(assessments: &[Assessment<'_>], notes: &[String], full: bool) -> String {
-    let mut text = assessments.iter().map(|a| section(a, full)).collect::<Vec<_>>().join("\n");
+    let tables = aims(assessments);
+    let first = tables.iter().map(aims_section);
+    let mut text = first.chain(assessments.iter().map(|a| section(a, full))).collect::<Vec<_>>().join("\n");
     if !notes.is_empty() {
         text += &format!("\n{}", list(notes.iter().map(|note| format!("note: {note}"))));
+    }
+    text
+}
+
+/// What loads were made for, with the stages that explain it.
+fn aims_section(table: &Aims<'_>) -> String {
+    let (word, line) = (table.verdict().to_string(), table.sentence());
+    let mut text = format!("**{word}**{}\n", escaped(line.strip_prefix(&word).unwrap_or(&line)));
+    text += &format!(
+        "\n| figure | n | {} | {} | change | interval | verdict |\n",
+        escaped(table.before),
+        escaped(table.after)
+    );
+    text += "|:--|--:|--:|--:|--:|:--|:--|\n";
+    let mut push = |name: &str, n: String, compared: &Compared, shown: &dyn Fn(f64) -> String| {
+        let value = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), shown);
+        let (ratio, interval) = match &compared.estimate {
+            Some(Estimate { ratio, low, high, .. }) => {
+                (change(*ratio), format!("{} to {}", change(*low), change(*high)))
+            }
+            None => ("-".to_owned(), "-".to_owned()),
+        };
+        let (before, after) = (value(compared.before.value), value(compared.after.value));
+        let verdict = outcome(compared);
+        text += &format!("| {name} | {n} | {before} | {after} | {ratio} | {interval} | {verdict} |\n");
+    };
+    for aim in &table.rows {
+        let compared = &aim.figure.compared;
+        let runs = format!("{} {}", compared.before.runs, compared.after.runs);
+        let name = format!("**{}**", escaped(&aim.name()));
+        push(&name, runs, compared, &|value| format::value(value, aim.figure.unit));
+        for Row { labels, quantile, compared, .. } in &aim.stages {
+            let name = escaped(&format!("{} {}", names::of(labels), quantile.title()));
+            let n = format!("{} {}", compared.before.n, compared.after.n);
+            push(&name, n, compared, &format::time);
+        }
     }
     text
 }
@@ -79,16 +121,20 @@ fn line(name: &str, quantile: &str, n: &str, compared: &Compared, shown: impl Fn
         Some(e) => (format::ratio(e.ratio), format!("{} .. {}", format::ratio(e.low), format::ratio(e.high))),
         None => ("-".to_owned(), "-".to_owned()),
     };
-    let verdict = match (compared.verdict, &compared.reason) {
-        (verdict @ (Verdict::Better | Verdict::Worse), _) => format!("**{verdict}**"),
-        (verdict, Some(reason)) => format!("{verdict}: {}", escaped(reason)),
-        (verdict, None) => verdict.to_string(),
-    };
+    let verdict = outcome(compared);
     let (before, after) = (value(compared.before.value), value(compared.after.value));
     format!(
         "| {} | {quantile} | {n} | {before} | {after} | {ratio} | {interval} | {verdict} |\n",
         escaped(name)
     )
+}
+
+fn outcome(compared: &Compared) -> String {
+    match (compared.verdict, &compared.reason) {
+        (verdict @ (Verdict::Better | Verdict::Worse), _) => format!("**{verdict}**"),
+        (verdict, Some(reason)) => format!("{verdict}: {}", escaped(reason)),
+        (verdict, None) => verdict.to_string(),
+    }
 }
 
 fn list(items: impl IntoIterator<Item = impl AsRef<str>>) -> String {
@@ -137,6 +183,25 @@ mod tests {
     /// Cells of a line: what stands between bars that are not escaped.
     fn cells(line: &str) -> usize {
         line.replace("\\|", "").matches('|').count()
+    }
+
+    #[test]
+    fn several_loads_have_their_table_first() {
+        let session = sample::loads(5, &[("own", 0.5, 1.24)]);
+        let pairs = pairs_within(Named { file: "f", session: &session }, None, None).unwrap();
+        let assessments: Vec<_> = pairs.into_iter().map(|pair| assess(pair, Detail::Folded, None)).collect();
+        let text = compare(&assessments, &[], false);
+        assert!(text.starts_with("**better**: own against baseline: iperf3 throughput +2"), "{text}");
+        for part in [
+            "\n| figure | n | baseline | own | change | interval | verdict |\n|:--|",
+            "\n| **ping rtt mean** | 5 5 | ",
+            "\n**better**: irq_delivery p99 of vm1 under ping: ",
+        ] {
+            assert!(text.contains(part), "{part:?} is missing in\n{text}");
+        }
+        let (first, _) = text.split_once("\n**better**").unwrap();
+        let widths: Vec<usize> = first.lines().filter(|l| l.starts_with('|')).map(cells).collect();
+        assert!(widths.len() > 10 && widths.iter().all(|width| *width == 8), "{widths:?}\n{text}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! Values in, text out; files are written by the callers. Knows neither probes nor where sessions come from.
 
+pub mod aims;
 pub mod assess;
 pub mod export;
 pub mod format;

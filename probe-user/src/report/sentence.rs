@@ -8,7 +8,8 @@ use crate::stats::compare::{Compared, Estimate, MARGIN, Verdict, more_repeats};
 pub fn verdict(assessment: &Assessment<'_>) -> String {
     let Assessment { before, after, headline, .. } = assessment;
     let Compared { before: b, after: a, estimate, verdict, reason, .. } = &headline.compared;
-    let subject = headline.subject();
+    let subject =
+        before.load.map_or_else(|| headline.subject(), |load| format!("{} under {load}", headline.subject()));
     let Some(estimate) = estimate else {
         let reason = reason.as_deref().unwrap_or("no figures");
         return format!("{verdict}: {subject}, {} against {}: {reason}", before.name, after.name);

@@ -1,7 +1,7 @@
 //! Session files on disk: reading one, writing one as things happen.
 
 use super::{
-    Config, DecodeError, Header, HostFacts, RunEnd, RunStart, Session,
+    Config, DecodeError, Header, HostFacts, RunEnd, RunStart, Session, Tuning,
     codec::{Encoder, decode_with_ids, encode::EncodeError},
     decode,
 };
@@ -137,6 +137,16 @@ impl Writer {
     /// [`SessionError`].
     pub fn config(&mut self, config: &Config) -> Result<(), SessionError> {
         let lines = self.encoder.config(config);
+        self.append(lines)?;
+        self.sync()
+    }
+
+    /// Says what a tuning session is to be. A file that is continued says so already.
+    ///
+    /// # Errors
+    /// [`SessionError`].
+    pub fn tuning(&mut self, tuning: &Tuning) -> Result<(), SessionError> {
+        let lines = self.encoder.tuning(tuning);
         self.append(lines)?;
         self.sync()
     }

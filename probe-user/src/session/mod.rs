@@ -13,4 +13,7 @@ pub(crate) mod sample;
 
 pub use codec::{DecodeError, Encoder, decode};
 pub use file::{SessionError, Writer, read};
-pub use model::{Config, Header, HostFacts, ProbeVerdict, Run, RunEnd, RunStart, Session, Verdict};
+pub use model::{
+    Config, Header, HostFacts, Part, ProbeVerdict, Run, RunEnd, RunStart, Session, Tuning, TuningLoad,
+    Verdict,
+};

@@ -2,7 +2,7 @@
 
 use crate::{model::topology::Topology, stats::Snapshot, workload::Workload};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 /// A recording: runs of one or more configurations on one host.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -11,6 +11,8 @@ pub struct Session {
     pub header: Header,
     /// The host it was recorded on.
     pub host: HostFacts,
+    /// What it is to be, when it is a tuning session.
+    pub tuning: Option<Tuning>,
     /// Configurations, in the order of their first mention.
     pub configs: Vec<Config>,
     /// Runs, in the order in which they were made.
@@ -58,6 +60,37 @@ pub struct Config {
     pub about: String,
 }
 
+/// What a tuning session is to be: enough to make the runs that are still missing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tuning {
+    /// The guest (its name).
+    pub guest: String,
+    /// Seed that the order of the runs is drawn with.
+    pub seed: u64,
+    /// Runs of each configuration under each load.
+    pub repeats: u32,
+    /// Configurations by name, with the text of their policy; `None` is the host as it is found.
+    pub tries: Vec<(String, Option<String>)>,
+    /// What runs are made under.
+    pub loads: Vec<TuningLoad>,
+    /// Conditions that end the session at once.
+    #[serde(default)]
+    pub abort_if: Vec<String>,
+}
+
+/// One load of a tuning session.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TuningLoad {
+    /// Its name, when there are several.
+    pub name: Option<String>,
+    /// The command; none when empty.
+    pub command: Vec<String>,
+    /// Time between its start and the window (ns).
+    pub warm_up_ns: u64,
+    /// Length of the window (ns).
+    pub duration_ns: u64,
+}
+
 /// What is known when a run begins.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RunStart {
@@ -65,6 +98,8 @@ pub struct RunStart {
     pub config: String,
     /// Position in the session, from 0.
     pub order: u32,
+    /// Which of the session's loads it was recorded under; `None` in a session with one load or none.
+    pub load: Option<String>,
     /// Seed that the order of the session's runs was drawn with, when it was drawn.
     pub seed: Option<u64>,
     /// When it began (ms since the Unix epoch).
@@ -89,6 +124,14 @@ pub struct RunEnd {
     /// What happened during the run that may disturb it: a guest rebooted, another writer was seen. One line each.
     #[serde(default)]
     pub remarks: Vec<String>,
+    /// Whether a signal ended it before its time.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub interrupted: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// One recording of one configuration.
@@ -100,6 +143,25 @@ pub struct Run {
     pub snapshot: Snapshot,
     /// `None`: the recorder was killed, and the snapshot reaches to its last checkpoint.
     pub end: Option<RunEnd>,
+}
+
+/// A configuration under one load: runs that may be taken together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part<'a> {
+    /// The configuration.
+    pub config: &'a str,
+    /// The load, in a session with several.
+    pub load: Option<&'a str>,
+}
+
+impl fmt::Display for Part<'_> {
+    /// `own`, `own under iperf3`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.load {
+            None => f.write_str(self.config),
+            Some(load) => write!(f, "{} under {load}", self.config),
+        }
+    }
 }
 
 /// Whether a probe could do its work, and why not.
@@ -163,18 +225,15 @@ impl Run {
         self.end.as_ref()?.workload.as_ref()
     }
 
-    /// Why it must not be compared: it was cut off, or its workload failed.
+    /// Why it must not be compared: it was cut off, its workload failed, or it ended before the others of its session.
     #[must_use]
     pub fn unfit(&self) -> Option<String> {
         match (&self.end, self.workload()) {
             (None, _) => Some("was cut off".to_owned()),
-            (_, Some(workload)) if !workload.succeeded() => {
-                Some(match (workload.exit_code, workload.signal) {
-                    (Some(code), _) => format!("workload failed with exit code {code}"),
-                    (None, Some(signal)) => format!("workload was ended by signal {signal}"),
-                    (None, None) => "workload failed".to_owned(),
-                })
+            (Some(end), _) if end.interrupted && self.start.seed.is_some() => {
+                Some("was ended early by a signal".to_owned())
             }
+            (_, Some(workload)) if !workload.succeeded() => Some(workload.ending()),
             _ => None,
         }
     }
@@ -192,6 +251,33 @@ impl Session {
             }
         }
         names
+    }
+
+    /// Names of the loads that runs were recorded under, in the order of the session; none when it has but one load.
+    #[must_use]
+    pub fn load_names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = Vec::new();
+        for name in self.runs.iter().filter_map(|run| run.start.load.as_deref()) {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        names
+    }
+
+    /// What can be pooled: each configuration under each load, where there are runs, in the order of the session.
+    #[must_use]
+    pub fn parts(&self) -> Vec<Part<'_>> {
+        let unnamed = [None].into_iter();
+        let loads: Vec<Option<&str>> = unnamed.chain(self.load_names().into_iter().map(Some)).collect();
+        let names = self.config_names().into_iter();
+        let all = names.flat_map(|config| loads.iter().map(move |load| Part { config, load: *load }));
+        all.filter(|part| self.runs_in(*part).next().is_some()).collect()
+    }
+
+    /// The runs of a configuration under a load.
+    pub fn runs_in<'a>(&'a self, part: Part<'a>) -> impl Iterator<Item = &'a Run> {
+        self.runs_of(part.config).filter(move |run| run.start.load.as_deref() == part.load)
     }
 
     /// The runs of a configuration.

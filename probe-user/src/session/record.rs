@@ -2,7 +2,7 @@
 //!
 //! Plain data for serde. A field added later carries `#[serde(default)]`; a field is never given another meaning.
 
-use super::model::{HostFacts, RunEnd};
+use super::model::{HostFacts, RunEnd, Tuning};
 use crate::{
     model::topology::Topology,
     stats::{Labels, Observability},
@@ -66,6 +66,10 @@ records! {
         name: String,
         about: String,
     }
+    /// What a tuning session is to be.
+    "tune" TuneRecord {
+        tuning: Tuning,
+    }
     /// A topology that runs refer to.
     "topology" TopologyRecord {
         id: u32,
@@ -75,6 +79,9 @@ records! {
     "run" RunRecord {
         config: String,
         order: u32,
+        /// Absent in sessions with one load or none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        load: Option<String>,
         seed: Option<u64>,
         started_unix_ms: u64,
         from_ns: u64,

@@ -184,6 +184,7 @@ pub(crate) fn end(ping_ms: f64) -> RunEnd {
             },
         ],
         remarks: Vec::new(),
+        interrupted: false,
     }
 }
 
@@ -207,6 +208,7 @@ pub(crate) fn lines(repeats: u32, others: &[(&str, f64)]) -> String {
             let start = RunStart {
                 config: (*name).into(),
                 order,
+                load: None,
                 seed: Some(42),
                 started_unix_ms: header.created_unix_ms + from_ns / 1_000_000,
                 from_ns,
@@ -230,4 +232,50 @@ pub(crate) fn lines(repeats: u32, others: &[(&str, f64)]) -> String {
         }
     }
     text
+}
+
+/// A session under two loads, iperf3 and ping: `repeats` runs of `baseline` and of every `(name, latency factor,
+/// throughput factor)` under each.
+pub(crate) fn loads(repeats: u32, others: &[(&str, f64, f64)]) -> super::Session {
+    let mut rng = SplitMix64::new(11);
+    let mut session = super::Session {
+        header: Header { tool: "vfprobe 0.1.0".into(), created_unix_ms: 1_700_000_000_000 },
+        host: host(),
+        ..super::Session::default()
+    };
+    let configs: Vec<_> = [("baseline", 1.0, 1.0)].into_iter().chain(others.iter().copied()).collect();
+    for (name, ..) in &configs {
+        session.configs.push(Config { name: (*name).into(), about: String::new() });
+    }
+    let mut order = 0;
+    for _ in 0..repeats {
+        for (name, latency, throughput) in &configs {
+            for load in ["iperf3", "ping"] {
+                let jitter = (0.02 * rng.normal()).exp();
+                let mut end = end(0.4 * latency * jitter);
+                if load == "iperf3" {
+                    let bits = 8.36e9 * throughput * jitter;
+                    let text = format!("{{\"end\":{{\"sum_received\":{{\"bits_per_second\":{bits}}}}}}}");
+                    let command: Vec<String> = vec!["iperf3".into(), "-J".into()];
+                    let (tool, metrics) = crate::workload::parse(&command, &text).unwrap();
+                    let (tool, metrics) = (Some(tool.to_owned()), metrics.unwrap());
+                    end.workload =
+                        Some(Workload { command, tool, exit_code: Some(0), metrics, ..Workload::default() });
+                }
+                session.runs.push(super::Run {
+                    start: RunStart {
+                        config: (*name).into(),
+                        order,
+                        load: Some(load.into()),
+                        topology: Some(topology(u32::from(*name != "baseline"))),
+                        ..RunStart::default()
+                    },
+                    snapshot: snapshot(&mut rng, 1_000_000_000, *latency),
+                    end: Some(end),
+                });
+                order += 1;
+            }
+        }
+    }
+    session
 }

@@ -3,17 +3,33 @@
 //! Pure. The grammar is `PROBE[{label=value,...}].PERCENTILE (>|<) (+N%|-N%|DURATION)`.
 
 use super::{
-    Labels, Quantile,
-    compare::{Compared, Row},
+    Histogram, Labels, Quantile, Series, Snapshot,
+    compare::{Compared, Detail, Row},
+    series::fold,
+    summary::interpolated,
 };
 use std::{fmt, str::FromStr};
+
+/// Series of a probe, by some of their labels: `irq_delivery`, `vm_exit{reason=INTR}`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Selector {
+    probe: String,
+    labels: Labels,
+}
+
+/// A text that selects no series.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} names no series: {reason} (expected for example 'irq_delivery{{stage=wake}}')")]
+pub struct NotASelector {
+    text: String,
+    reason: &'static str,
+}
 
 /// A condition under which a comparison fails.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Gate {
     text: String,
-    probe: String,
-    labels: Labels,
+    series: Selector,
     quantile: Quantile,
     above: bool,
     limit: Limit,
@@ -48,15 +64,76 @@ pub enum Outcome {
     Unknown(String),
 }
 
-impl Gate {
-    /// Whether a row is what the condition speaks of. Without a stage it means `delivery`, as the headline does.
-    fn covers(&self, row: &Row) -> bool {
-        let stage = (row.probe == "irq_delivery" && !self.labels.contains_key("stage"))
-            .then(|| row.labels.get("stage").is_none_or(|stage| stage == "delivery"));
-        row.probe == self.probe
-            && row.quantile == self.quantile
-            && self.labels.iter().all(|(name, value)| row.labels.get(name) == Some(value))
+impl Selector {
+    /// Whether a series is among them. `irq_delivery` without a stage means `delivery`, as the headline does.
+    #[must_use]
+    pub fn covers(&self, probe: &str, labels: &Labels) -> bool {
+        let stage = (probe == "irq_delivery" && !self.labels.contains_key("stage"))
+            .then(|| labels.get("stage").is_none_or(|stage| stage == "delivery"));
+        probe == self.probe
+            && self.labels.iter().all(|(name, value)| labels.get(name) == Some(value))
             && stage.unwrap_or(true)
+    }
+
+    fn parse(text: &str) -> Result<Self, &'static str> {
+        let (probe, labels) = match text.split_once('{') {
+            None => (text, Labels::new()),
+            Some((probe, rest)) => {
+                let inner = rest.strip_suffix('}').ok_or("no closing }")?;
+                let pair =
+                    |p: &str| p.split_once('=').map(|(n, v)| (n.trim().to_owned(), v.trim().to_owned()));
+                let labels: Option<Labels> = inner.split(',').map(pair).collect();
+                (probe, labels.ok_or("labels are name=value")?)
+            }
+        };
+        let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        if probe.is_empty() || !probe.chars().all(is_word) {
+            return Err("no probe");
+        }
+        Ok(Self { probe: probe.to_owned(), labels })
+    }
+}
+
+impl FromStr for Selector {
+    type Err = NotASelector;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::parse(text.trim()).map_err(|reason| NotASelector { text: text.to_owned(), reason })
+    }
+}
+
+impl Gate {
+    /// Whether a single run is beyond the limit; the text names the series and its figures. A change is one against the
+    /// geometric mean of the runs `before`, and no statement about chance: this is for stopping in time, not for a
+    /// verdict. Nothing is beyond a change before there is a run to compare with, or where a run has too few values.
+    #[must_use]
+    pub fn breach(&self, before: &[&Snapshot], run: &Snapshot) -> Option<String> {
+        let dropped = Detail::Folded.dropped();
+        let (before, run): (Vec<Snapshot>, Snapshot) =
+            (before.iter().map(|one| fold([*one], dropped)).collect(), fold([run], dropped));
+        let figure = |histogram: &Histogram| {
+            let enough = histogram.n() >= self.quantile.needs();
+            enough.then(|| interpolated(histogram, self.quantile)).flatten().map(|ns| ns.max(1.0))
+        };
+        let beyond = |figure: f64, limit: f64| if self.above { figure > limit } else { figure < limit };
+        run.series.iter().filter(|s| self.series.covers(&s.probe, &s.labels)).find_map(|series| {
+            let found = figure(&series.histogram)?;
+            let said = match self.limit {
+                Limit::Value(limit) => beyond(found, limit).then(|| format!("{:.3} us", found / 1e3))?,
+                Limit::Ratio(limit) => {
+                    let same = |s: &&Series| s.probe == series.probe && s.labels == series.labels;
+                    let earlier = before.iter().filter_map(|one| one.series.iter().find(same));
+                    let logs: Vec<f64> = earlier.filter_map(|s| figure(&s.histogram)).map(f64::ln).collect();
+                    let mean = (logs.iter().sum::<f64>() / logs.len() as f64).exp();
+                    (!logs.is_empty() && beyond(found / mean, limit)).then(|| {
+                        let change = (found / mean - 1.0) * 100.0;
+                        format!("{:.3} us, {change:+.1} % of {:.3} us", found / 1e3, mean / 1e3)
+                    })?
+                }
+            };
+            let labels: Vec<String> = series.labels.iter().map(|(n, v)| format!("{n}={v}")).collect();
+            Some(format!("{self}: {}{{{}}} {} is {said}", series.probe, labels.join(","), self.quantile))
+        })
     }
 
     /// Judges a comparison's rows: met when any row that it speaks of meets it.
@@ -66,7 +143,9 @@ impl Gate {
     #[must_use]
     pub fn judge<'a>(&self, rows: impl IntoIterator<Item = &'a Row>) -> Outcome {
         let mut unknown = Some(format!("{self}: no such series in both recordings"));
-        for row in rows.into_iter().filter(|row| self.covers(row)) {
+        let covered =
+            |row: &&Row| row.quantile == self.quantile && self.series.covers(&row.probe, &row.labels);
+        for row in rows.into_iter().filter(covered) {
             let labels: Vec<String> = row.labels.iter().map(|(n, v)| format!("{n}={v}")).collect();
             let name = format!("{}{{{}}} {}", row.probe, labels.join(","), row.quantile);
             match self.judge_one(&row.compared) {
@@ -120,24 +199,9 @@ impl FromStr for Gate {
                 (series, quantile.ok_or_else(|| wrong("percentiles are p50, p90, p99 and p999"))?)
             }
         };
-        let (probe, labels) = match series.split_once('{') {
-            None => (series, Labels::new()),
-            Some((probe, rest)) => {
-                let inner = rest.strip_suffix('}').ok_or_else(|| wrong("no closing }"))?;
-                let pair =
-                    |p: &str| p.split_once('=').map(|(n, v)| (n.trim().to_owned(), v.trim().to_owned()));
-                let labels: Option<Labels> = inner.split(',').map(pair).collect();
-                (probe, labels.ok_or_else(|| wrong("labels are name=value"))?)
-            }
-        };
-        let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        if probe.is_empty() || !probe.chars().all(is_word) {
-            return Err(wrong("no probe"));
-        }
         Ok(Self {
             text: text.trim().to_owned(),
-            probe: probe.to_owned(),
-            labels,
+            series: Selector::parse(series).map_err(wrong)?,
             quantile,
             above: text.as_bytes()[at] == b'>',
             limit: parse_limit(limit)
@@ -210,12 +274,7 @@ mod tests {
         let mut rng = SplitMix64::new(5);
         let mut make = |f| (0..runs).map(|_| sample::snapshot(&mut rng, 0, f)).collect::<Vec<_>>();
         let (b, a) = (make(1.0), make(factor));
-        compare::compare(
-            &b.iter().collect::<Vec<_>>(),
-            &a.iter().collect::<Vec<_>>(),
-            compare::Detail::Folded,
-        )
-        .rows
+        compare::compare(&b.iter().collect::<Vec<_>>(), &a.iter().collect::<Vec<_>>(), Detail::Folded).rows
     }
 
     #[test]
@@ -244,6 +303,30 @@ mod tests {
             ("vm_exit{reason=CPUID}.p50 > +5%", &slower),
         ] {
             assert!(matches!(judge(text, rows), Outcome::Unknown(_)), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_single_run_is_held_to_a_limit() {
+        let mut rng = SplitMix64::new(6);
+        let mut make = |f| sample::snapshot(&mut rng, 0, f);
+        let (before, same, slow) = ([make(1.0), make(1.0)], make(1.0), make(4.0));
+        let before: Vec<&Snapshot> = before.iter().collect();
+        for (text, before, run, breached) in [
+            ("irq_delivery.p99 > +100%", &before[..], &slow, true),
+            ("irq_delivery.p99 > +100%", &before, &same, false),
+            ("irq_delivery.p99 > +100%", &[], &slow, false),
+            ("irq_delivery{stage=wake}.p50 > +100%", &before, &slow, true),
+            ("irq_delivery{stage=wake}.p50 < -50%", &before, &slow, false),
+            ("irq_delivery.p50 > 5ms", &[], &slow, true),
+            ("irq_delivery.p50 > 5ms", &[], &same, false),
+            ("irq_delivery.p999 > 1ns", &[], &same, false),
+            ("vm_exit{reason=CPUID}.p50 > 1ns", &before, &slow, false),
+        ] {
+            let found = text.parse::<Gate>().unwrap().breach(before, run);
+            assert_eq!(found.is_some(), breached, "{text}: {found:?}");
+            let complete = |said: &String| said.starts_with(text) && said.contains(" is ");
+            assert!(found.as_ref().is_none_or(complete), "{found:?}");
         }
     }
 

@@ -63,6 +63,30 @@ fn empty() -> Hdr<u64> {
     Hdr::new_with_bounds(1, hist::MAX_VALUE, SIGNIFICANT_FIGURES).expect("constant bounds are valid")
 }
 
+/// One line of a percentile distribution.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PercentileRow {
+    /// The highest value (ns) that is not told apart from this one.
+    pub value: u64,
+    /// Share of the values at or below it, 0 to 1.
+    pub share: f64,
+    /// Their number.
+    pub count: u64,
+}
+
+/// The percentile distribution as HdrHistogram's tools draw it: `ticks` lines each time that the distance to 100 % halves.
+/// The second figure is the standard deviation (ns). Nothing for an empty histogram.
+#[must_use]
+pub fn percentile_rows(histogram: &Histogram, ticks: u32) -> (Vec<PercentileRow>, f64) {
+    let hdr = to_hdr(histogram);
+    let mut count = 0u64;
+    let rows = hdr.iter_quantiles(ticks).map(|step| {
+        count = count.saturating_add(step.count_since_last_iteration());
+        PercentileRow { value: step.value_iterated_to(), share: step.quantile_iterated_to(), count }
+    });
+    (rows.collect(), if hdr.is_empty() { 0.0 } else { hdr.stdev() })
+}
+
 /// Counts per kernel bucket of an HdrHistogram.
 #[must_use]
 pub fn buckets_of(hdr: &Hdr<u64>) -> Vec<u64> {

@@ -77,6 +77,16 @@ impl Workload {
         self.stopped || self.exit_code == Some(0)
     }
 
+    /// How it ended, in words, when it did not end as it should.
+    #[must_use]
+    pub fn ending(&self) -> String {
+        match (self.exit_code, self.signal) {
+            (Some(code), _) => format!("workload failed with exit code {code}"),
+            (None, Some(signal)) => format!("workload was ended by signal {signal}"),
+            (None, None) => "workload failed".to_owned(),
+        }
+    }
+
     /// The figure of that name.
     #[must_use]
     pub fn metric(&self, name: &str) -> Option<&Metric> {

@@ -11,14 +11,14 @@ mod watch;
 
 use super::control::plan_on;
 use crate::apply::{
-    self, Applied, ApplyError, Check, Host as _, InForce, LiveHost, Options, Reality, RollbackError,
-    RollbackOptions, StateDir, StateError, StateLock, TargetError,
+    self, Applied, ApplyError, Host as _, InForce, LiveHost, Options, RollbackError, RollbackOptions,
+    StateDir, StateError, StateLock, TargetError,
 };
 use crate::host::{HostRoot, read_topology};
 use crate::model::topology::Topology;
 use crate::plan::named::is_present;
 use crate::plan::policy::OnStop;
-use crate::plan::{Need, Plan, PlanError, Policy, PolicyError, parse_policy};
+use crate::plan::{Plan, PlanError, Policy, PolicyError, parse_policy};
 use crate::probes::irq_delivery::Accepted;
 use destinations::Destinations;
 use std::io;
@@ -27,7 +27,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use strikes::{MEMORY, STRIKES, Strikes};
+use strikes::{MEMORY, Strikes};
 use tracing::{debug, error, info, warn};
 use watch::{LOOK, Watch};
 
@@ -104,6 +104,8 @@ pub struct Reconciler {
     started: Instant,
     /// The last failure that was told.
     told: Option<String>,
+    /// What the last plan left, and said so.
+    noted: Vec<String>,
 }
 
 enum Message {
@@ -156,6 +158,7 @@ impl Reconciler {
             watch: Watch::default(),
             started: Instant::now(),
             told: None,
+            noted: Vec::new(),
         };
         let found = this.in_force()?;
         match found {
@@ -191,8 +194,9 @@ impl Reconciler {
 
     fn look(&mut self, observed: &Observed) {
         let now = self.started.elapsed();
-        let due = self.watch.look(&self.root, now);
-        if due.destinations && self.destinations.note(&observed()) {
+        let rest = Duration::from_millis(u64::from(self.policy.limits.debounce_ms));
+        let due = self.watch.look(&self.root, now, rest);
+        if self.destinations.note(&observed()) {
             self.watch.wake("a vector goes to another vCPU");
         }
         if due.settings && self.has_drifted() {
@@ -238,46 +242,51 @@ impl Reconciler {
         if found.as_ref().is_some_and(|f| !f.settled) {
             self.undo("a change was cut short")?;
         }
+        if found.is_some() {
+            let gone = apply::release_gone(&self.host, &self.lock)?;
+            if !gone.is_empty() {
+                info!(targets = gone.len(), "gone, and with them what was done for them");
+            }
+            let entries: usize = self.lock.dir().load()?.open().map(|t| t.entries.len()).sum();
+            if entries > JOURNAL_STEPS {
+                self.undo("the journal has become long")?;
+            }
+        }
         let Some(mut plan) = self.plan()? else {
             return if found.is_some() { self.undo("no guest of the policy is running") } else { Ok(()) };
         };
-        let journal = self.lock.dir().load()?;
-        let steps: usize = journal.open().map(|t| t.entries.len()).sum();
-        let why = match &found {
-            Some(found) if found.checks.iter().any(is_gone) => Some("a guest or an interrupt is gone"),
-            Some(found) if found.guests.iter().any(|g| !plan.guests.contains(g)) => Some("a guest is gone"),
-            Some(_) if steps > JOURNAL_STEPS => Some("the journal has become long"),
-            _ => None,
-        };
-        if let Some(why) = why {
-            self.undo(why)?;
-            match self.plan()? {
-                Some(anew) => plan = anew,
-                None => return Ok(()),
-            }
-        } else {
-            for standing in journal.standing() {
-                let key = standing.target.key();
-                let step = plan.steps.iter().find(|s| s.target.key() == key && s.new == *standing.asked());
-                let Some(step) = step.filter(|_| !self.strikes.is_released(&key)) else { continue };
-                warn!("{}: somebody else set it to {}, not {}", step.target, step.now, step.new);
-                if self.strikes.strike(&key, now) {
-                    error!(
-                        "{}: changed by somebody else {STRIKES} times within {} minutes: vfprobe lets it go and \
-                         leaves it at {}; find out who sets it (irqbalance, tuned, a script), then send SIGHUP",
-                        step.target,
-                        MEMORY.as_secs() / 60,
-                        step.now
-                    );
-                }
+        for standing in self.lock.dir().load()?.standing() {
+            let key = standing.target.key();
+            // A step that leads to what is asked already corrects what somebody else has set.
+            let step = plan.steps.iter().find(|s| s.target.key() == key && s.new == *standing.asked());
+            let Some(step) = step.filter(|_| !self.strikes.is_released(&key)) else { continue };
+            warn!("{}: somebody else set it to {}, not {}", step.target, step.now, step.new);
+            let limit = self.policy.limits.strikes;
+            if self.strikes.strike(&key, now, limit) {
+                error!(
+                    "{}: changed by somebody else {limit} times within {} minutes: vfprobe lets it go and leaves it \
+                     at {}; find out who sets it (irqbalance, tuned, a script), then send SIGHUP",
+                    step.target,
+                    MEMORY.as_secs() / 60,
+                    step.now
+                );
             }
         }
         plan.steps.retain(|step| !self.strikes.is_released(&step.target.key()));
-        if plan.steps.is_empty() {
+        if plan.notes != self.noted {
+            for note in plan.notes.iter().filter(|note| !self.noted.contains(note)) {
+                info!("{note}");
+            }
+            self.noted.clone_from(&plan.notes);
+        }
+        if plan.steps.is_empty() && found.is_none() {
             return Ok(());
         }
         let Applied { steps, skipped, pending } =
             apply::apply(&self.host, &plan, &self.lock, &Options::new())?;
+        if steps == 0 && skipped.is_empty() {
+            return Ok(());
+        }
         info!(config = plan.config, steps, skipped = skipped.len(), pending = pending.len(), "in force");
         for skipped in skipped {
             self.strikes.leave(skipped.target.key());
@@ -341,11 +350,6 @@ impl Reconciler {
             }
         }
     }
-}
-
-/// A target without which the configuration is not in force, and which no longer exists.
-fn is_gone(check: &Check) -> bool {
-    check.need == Need::Required && check.reality == Reality::Gone
 }
 
 /// The policy without guests that are not there, or are only starting.

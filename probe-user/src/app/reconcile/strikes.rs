@@ -6,8 +6,6 @@ use crate::plan::TargetKey;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// After so many changes by somebody else a target is released.
-pub(super) const STRIKES: usize = 3;
 /// Changes longer ago than this are forgotten, so that a rare event is not taken for a fight.
 pub(super) const MEMORY: Duration = Duration::from_secs(600);
 
@@ -21,12 +19,12 @@ pub(super) struct Strikes {
 
 impl Strikes {
     /// Notes that somebody else had changed a target by `now` (time since any fixed moment). Says whether the target is
-    /// released by this very change.
-    pub(super) fn strike(&mut self, target: &TargetKey, now: Duration) -> bool {
+    /// released by this very change, which is the `limit`-th within the memory.
+    pub(super) fn strike(&mut self, target: &TargetKey, now: Duration, limit: u32) -> bool {
         let seen = self.seen.entry(target.clone()).or_default();
         seen.retain(|at| now.saturating_sub(*at) < MEMORY);
         seen.push(now);
-        seen.len() >= STRIKES && self.released.insert(target.clone())
+        u32::try_from(seen.len()).is_ok_and(|seen| seen >= limit) && self.released.insert(target.clone())
     }
 
     /// Gives a target up without a fight: what the kernel refused is not tried again.
@@ -57,7 +55,7 @@ mod tests {
             let mut strikes = Strikes::default();
             let target = TargetKey::Irq(IrqNumber(30), "vfio-msix[0](0000:01:10.0)".to_owned());
             let found: Vec<bool> =
-                times.iter().map(|at| strikes.strike(&target, Duration::from_secs(*at))).collect();
+                times.iter().map(|at| strikes.strike(&target, Duration::from_secs(*at), 3)).collect();
             assert_eq!(found, expect, "{times:?}");
             assert_eq!(strikes.is_released(&target), expect.contains(&true), "{times:?}");
             assert!(!strikes.is_released(&TargetKey::DefaultAffinity));

@@ -5,11 +5,10 @@ use std::time::Duration;
 
 /// How often the numbers of interrupts and the online CPUs are looked at: one folder listed, one line read.
 pub(super) const LOOK: Duration = Duration::from_millis(500);
-/// Every so many looks: where vectors go; whether the settings still are as asked; everything.
-const DESTINATIONS: u32 = 2;
+/// Every so many looks: whether the settings still are as asked; everything.
 const SETTINGS: u32 = 4;
 const AUDIT: u32 = 20;
-/// A host that never comes to rest is not waited for longer than this many looks.
+/// A host that never comes to rest is not waited for longer than this many times the rest that is asked for.
 const RESTLESS: u32 = 6;
 /// The longest wait after failures.
 const LONGEST: Duration = Duration::from_secs(300);
@@ -17,7 +16,6 @@ const LONGEST: Duration = Duration::from_secs(300);
 /// What is due at a look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Due {
-    pub(super) destinations: bool,
     pub(super) settings: bool,
     audit: bool,
     quiet: bool,
@@ -28,6 +26,9 @@ pub(super) struct Due {
 pub(super) struct Watch {
     looks: u32,
     print: Print,
+    /// Looks since the last change.
+    calm: u32,
+    /// Looks since the first change that nothing was done about.
     restless: u32,
     woken: Option<&'static str>,
     failures: u32,
@@ -55,26 +56,30 @@ impl Print {
 
 impl Watch {
     /// Looks at the host.
-    pub(super) fn look(&mut self, root: &HostRoot, now: Duration) -> Due {
-        self.see(Print::read(root), now)
+    pub(super) fn look(&mut self, root: &HostRoot, now: Duration, rest: Duration) -> Due {
+        self.see(Print::read(root), now, rest)
     }
 
-    fn see(&mut self, print: Print, now: Duration) -> Due {
+    fn see(&mut self, print: Print, now: Duration, rest: Duration) -> Due {
         let every = |n: u32| self.looks.is_multiple_of(n);
-        let (destinations, settings, audit) = (every(DESTINATIONS), every(SETTINGS), every(AUDIT));
+        let (settings, audit) = (every(SETTINGS), every(AUDIT));
         self.looks = self.looks.wrapping_add(1);
-        let quiet = print == self.print;
-        if quiet {
-            self.restless = 0;
+        let looks = u32::try_from(rest.as_millis().div_ceil(LOOK.as_millis())).unwrap_or(u32::MAX).max(1);
+        if self.restless > 0 {
+            self.restless += 1;
+        }
+        if print == self.print {
+            self.calm = self.calm.saturating_add(1);
         } else {
             self.print = print;
-            self.restless += 1;
+            self.calm = 0;
+            self.restless = self.restless.max(1);
             self.wake("interrupts or CPUs have changed");
             // What failed before may succeed now.
             self.not_before = now;
         }
-        let quiet = quiet || self.restless >= RESTLESS;
-        Due { destinations, settings, audit, quiet }
+        let quiet = self.calm >= looks || self.restless >= RESTLESS.saturating_mul(looks);
+        Due { settings, audit, quiet }
     }
 
     /// Has the host compared as soon as it is at rest.
@@ -115,7 +120,7 @@ mod tests {
     /// One look half a second after the last.
     fn look(watch: &mut Watch, at: u32, irqs: &[&str]) -> Option<&'static str> {
         let now = LOOK * at;
-        let due = watch.see(print(irqs), now);
+        let due = watch.see(print(irqs), now, LOOK);
         watch.go(due, now)
     }
 
@@ -140,6 +145,18 @@ mod tests {
         }
         let audit = (7..=AUDIT).filter_map(|at| look(&mut watch, at, &["1", "30", "31"])).collect::<Vec<_>>();
         assert_eq!(audit, ["audit"]);
+    }
+
+    #[test]
+    fn rest_as_long_as_asked() {
+        let mut watch = Watch::default();
+        let mut acts = |at: u32, irq: &str| {
+            let due = watch.see(print(&[irq]), LOOK * at, Duration::from_millis(1200));
+            watch.go(due, LOOK * at).is_some()
+        };
+        let acted: Vec<bool> =
+            ["1", "1", "2", "2", "2", "2"].iter().zip(0..).map(|(irq, at)| acts(at, irq)).collect();
+        assert_eq!(acted, [false, false, false, false, false, true]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
-//! Knobs of the running host: files that hold one value each.
+//! Knobs of the running host: files that hold one value each, and what irqbalance is told over its socket.
 
 use super::super::host::{Observed, Refusal, Seen, TargetError};
-use super::{call, is_gone, read, refused_open, write_text};
+use super::{call, irqbalance, is_gone, read, refused_open, write_text};
 use crate::host::{HostRoot, KnobFile, ifindex_file, knob_file};
 use crate::model::{Knob, Value};
 use rustix::io::Errno;
@@ -12,7 +12,12 @@ pub(super) fn observe(root: &HostRoot, knob: &Knob) -> Result<Seen, TargetError>
     if let Some(seen) = other_device(root, knob)? {
         return Ok(seen);
     }
-    let KnobFile { read: path, write: _, form } = knob_file(root, knob);
+    if let Knob::IrqbalanceBans { pid, start_time } = knob {
+        return irqbalance::observe(root, *pid, *start_time);
+    }
+    let Some(KnobFile { read: path, write: _, form }) = knob_file(root, knob) else {
+        return Ok(Seen::Gone);
+    };
     let Some(text) = read(&path)? else { return Ok(Seen::Gone) };
     match form.parse(&text) {
         Some(value) => Ok(Seen::Here(Observed { name: String::new(), value, effective: None })),
@@ -35,7 +40,10 @@ fn other_device(root: &HostRoot, knob: &Knob) -> Result<Option<Seen>, TargetErro
 }
 
 pub(super) fn write(root: &HostRoot, knob: &Knob, value: &Value) -> Result<(), TargetError> {
-    let KnobFile { read: _, write: path, form } = knob_file(root, knob);
+    if let Knob::IrqbalanceBans { pid, .. } = knob {
+        return irqbalance::write(root, *pid, value);
+    }
+    let Some(KnobFile { read: _, write: path, form }) = knob_file(root, knob) else { return Ok(()) };
     let Some(text) = form.print(value) else {
         let call = call(&path, &value.to_string());
         return Err(TargetError::Refused { call, refusal: Refusal::Invalid });
@@ -44,7 +52,7 @@ pub(super) fn write(root: &HostRoot, knob: &Knob, value: &Value) -> Result<(), T
 }
 
 pub(super) fn may_write(root: &HostRoot, knob: &Knob) -> Result<(), TargetError> {
-    let path = knob_file(root, knob).write;
+    let Some(KnobFile { write: path, .. }) = knob_file(root, knob) else { return Ok(()) };
     match OpenOptions::new().write(true).open(&path) {
         Err(error) if !is_gone(&error) => Err(refused_open(&path, error)),
         _ => Ok(()),

@@ -1,5 +1,6 @@
 //! The running host: masks in `/proc/irq`, threads by `sched_setaffinity(2)`, knobs by their files.
 
+mod irqbalance;
 mod knob;
 
 use super::host::{Host, Observed, Refusal, Seen, TargetError};

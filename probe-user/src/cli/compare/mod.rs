@@ -1,10 +1,12 @@
 //! `vfprobe compare`.
 
+mod aims;
 mod output;
 mod table;
 
 use super::{Exit, Failure, Globals, failures, paint::Paint, print};
 use crate::{
+    report::aims::aims as aims_of,
     report::assess::{Assessment, Named, assess, pairs_between, pairs_within},
     session,
     stats::compare::{Detail, Verdict},
@@ -65,13 +67,18 @@ pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
     Ok(exit(&assessments, output))
 }
 
-/// Conditions decide alone when there are any; else a headline that is worse is a finding.
+/// Conditions decide alone when there are any; else a headline that is worse is a finding, or what the loads were made
+/// for where a session has several.
 fn exit(assessments: &[Assessment<'_>], output: &Output) -> Exit {
     let broken: Vec<String> = assessments.iter().flat_map(|a| output.broken(a)).collect();
     for line in &broken {
         eprintln!("{line}");
     }
-    let worse = assessments.iter().any(|a| a.headline.compared.verdict == Verdict::Worse);
+    let tables = aims_of(assessments);
+    let worse = match tables.is_empty() {
+        true => assessments.iter().any(|a| a.headline.compared.verdict == Verdict::Worse),
+        false => tables.iter().any(|table| table.verdict() == Verdict::Worse),
+    };
     let finding = if output.has_conditions() { !broken.is_empty() } else { worse };
     if finding { Exit::Finding } else { Exit::Fine }
 }

@@ -1,9 +1,9 @@
 //! How comparisons are printed, and the conditions that they may break: options that `compare` and `tune` share.
 
-use super::table;
+use super::{aims, table};
 use crate::{
     cli::{Failure, paint::Paint},
-    report::{assess::Assessment, html, json, markdown},
+    report::{aims::aims as aims_of, assess::Assessment, html, json, markdown},
     stats::gate::{Gate, Outcome},
 };
 use anyhow::Context;
@@ -46,7 +46,7 @@ impl Output {
         if self.markdown {
             return Ok(markdown::compare(assessments, notes, full));
         }
-        let mut text = table::render(assessments, full, paint);
+        let mut text = aims::render(&aims_of(assessments), paint) + &table::render(assessments, full, paint);
         for note in notes {
             text += &format!("note: {note}\n");
         }

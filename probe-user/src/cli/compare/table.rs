@@ -50,7 +50,7 @@ fn block(assessment: &Assessment<'_>, full: bool, paint: Paint) -> String {
     text
 }
 
-fn style(verdict: Verdict) -> Style {
+pub(super) fn style(verdict: Verdict) -> Style {
     match verdict {
         Verdict::Better => Style::Good,
         Verdict::Worse => Style::Bad,

@@ -3,6 +3,7 @@
 use super::{View, table::pooled};
 use crate::{
     report::format,
+    session::Part,
     stats::{Histogram, Snapshot, summary::to_f64},
 };
 
@@ -10,8 +11,8 @@ use crate::{
 const WIDTH: usize = 50;
 
 /// The delivery latency under one configuration, all vectors together.
-pub(super) fn headline(view: &View<'_>, config: &str) -> String {
-    let histogram = delivery(&pooled(view, config));
+pub(super) fn headline(view: &View<'_>, part: Part<'_>) -> String {
+    let histogram = delivery(&pooled(view, part));
     match bars(&histogram) {
         lines if lines.is_empty() => "  irq_delivery delivery: no values to draw\n".to_owned(),
         lines => format!("  irq_delivery delivery, n {}\n{lines}", histogram.n()),

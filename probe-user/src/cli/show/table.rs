@@ -4,7 +4,7 @@ use super::View;
 use crate::{
     cli::paint::{Cell, Paint, Style, columns},
     report::{assess::of_guest, format, names},
-    session::{Run, Session},
+    session::{Part, Run, Session},
     stats::{Counter, Series, Snapshot, Summary, series::fold, summary::to_f64},
 };
 use std::{cmp::Reverse, collections::BTreeMap};
@@ -34,14 +34,14 @@ fn plural(count: usize) -> &'static str {
     if count == 1 { "" } else { "s" }
 }
 
-/// Everything that was counted under one configuration, its runs pooled.
-pub(super) fn configuration(view: &View<'_>, name: &str, paint: Paint) -> String {
-    let runs: Vec<&Run> = view.session.runs_of(name).collect();
-    let snapshot = pooled(view, name);
+/// Everything that was counted under one configuration and load, its runs pooled.
+pub(super) fn configuration(view: &View<'_>, part: Part<'_>, paint: Paint) -> String {
+    let runs: Vec<&Run> = view.session.runs_in(part).collect();
+    let snapshot = pooled(view, part);
     let window_ns: u64 = runs.iter().map(|run| run.duration_ns()).sum();
     let mut text = format!(
         "{}: {} run{}, {:.1} s counted\n",
-        paint.text(Style::Strong, name),
+        paint.text(Style::Strong, &part.to_string()),
         runs.len(),
         plural(runs.len()),
         to_f64(window_ns) / 1e9
@@ -60,9 +60,9 @@ pub(super) fn configuration(view: &View<'_>, name: &str, paint: Paint) -> String
     text
 }
 
-/// The runs of a configuration as one, folded as the view asks.
-pub(super) fn pooled(view: &View<'_>, name: &str) -> Snapshot {
-    let kept: Vec<_> = view.session.runs_of(name).map(|run| of_guest(&run.snapshot, view.guest)).collect();
+/// The runs of a configuration under a load as one, folded as the view asks.
+pub(super) fn pooled(view: &View<'_>, part: Part<'_>) -> Snapshot {
+    let kept: Vec<_> = view.session.runs_in(part).map(|run| of_guest(&run.snapshot, view.guest)).collect();
     fold(kept.iter().map(AsRef::as_ref), view.detail.dropped())
 }
 

@@ -5,6 +5,7 @@ use super::super::{
     facts::read_facts,
     irqs::read_irqs,
     mode::{Posting, judge_posting, read_posting_facts},
+    owners::find_processes,
     reader::{Reader, is_gone, list},
     topology::read_topology,
 };
@@ -122,7 +123,7 @@ pub fn read_health(root: &HostRoot) -> HealthFacts {
     let cpuinfo = r.proc("cpuinfo");
     let cpu_flags = parse_flags(&r.text(&cpuinfo).unwrap_or_default());
     let events = tracing.iter().find_map(|dir| read_events(&dir.join("events")));
-    let [irqbalance, tuned] = find_processes(r, ["irqbalance", "tuned"]);
+    let [irqbalance, tuned] = find_processes(r, ["irqbalance", "tuned"]).map(|pid| pid.map(|pid| pid.0));
     HealthFacts {
         capabilities,
         lockdown,
@@ -203,19 +204,6 @@ fn read_sriov(reader: &mut Reader<'_>) -> Vec<SriovDevice> {
         };
         if let Some(total) = number("sriov_totalvfs").filter(|total| *total > 0) {
             found.push(SriovDevice { address, enabled: number("sriov_numvfs").unwrap_or(0), total });
-        }
-    }
-    found
-}
-
-/// The first process of each name.
-fn find_processes<const N: usize>(reader: &mut Reader<'_>, wanted: [&str; N]) -> [Option<u32>; N] {
-    let proc = reader.root.proc.clone();
-    let mut found = [None; N];
-    for pid in reader.numbered(&proc, "") {
-        let comm = fs::read_to_string(proc.join(format!("{pid}/comm"))).unwrap_or_default();
-        if let Some(at) = wanted.iter().position(|name| *name == comm.trim_end()) {
-            found[at].get_or_insert(pid);
         }
     }
     found

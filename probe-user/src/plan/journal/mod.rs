@@ -88,6 +88,8 @@ pub enum EntryState {
     Begun,
     /// Carried out and read back.
     Done,
+    /// Carried out on something that has gone since.
+    Released,
     /// Not carried out.
     Skipped {
         /// Why.
@@ -175,6 +177,9 @@ impl Journal {
             Record::Done { n } => self.entry(n).ok_or_else(|| known_step(n))?.state = EntryState::Done,
             Record::Skipped { n, why, immovable } => {
                 self.entry(n).ok_or_else(|| known_step(n))?.state = EntryState::Skipped { why, immovable };
+            }
+            Record::Released { n } => {
+                self.entry(n).ok_or_else(|| known_step(n))?.state = EntryState::Released;
             }
             Record::Applied => current.applied = true,
             Record::Undo { all: true } => self.undoing_all = true,
@@ -307,6 +312,11 @@ mod tests {
             &["[0]: 0-3 -> 2"],
         );
         check(&[&first[..4], &[Record::Undo { all: true }, Record::Closed]].concat(), &[]);
+        // A step back leaves nothing once it is known to be done.
+        let back = [&first[..], &[step(1, 7, "2", "0-3")]].concat();
+        check(&back, &["[0, 1]: 0-3 -> 0-3"]);
+        check(&[&back[..], &[Record::Done { n: 1 }]].concat(), &[]);
+        check(&[&first[..4], &[Record::Released { n: 0 }]].concat(), &[]);
     }
 
     #[test]

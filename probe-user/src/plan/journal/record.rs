@@ -34,6 +34,11 @@ pub enum Record {
         /// Whether the kernel refuses to move this target at all, so that it need not be tried again.
         immovable: bool,
     },
+    /// The step's target is gone, and with it what was written.
+    Released {
+        /// Its number.
+        n: u32,
+    },
     /// All steps of the transaction were carried out: its configuration is in force.
     Applied,
     /// The transaction that was begun last failed and is being undone, or all transactions are.

@@ -49,7 +49,7 @@ impl Standing {
 pub(super) fn merge<'a>(entries: impl Iterator<Item = &'a Entry>) -> Vec<Standing> {
     let mut all: Vec<Standing> = Vec::new();
     let standing = |e: &&Entry| matches!(e.state, EntryState::Begun | EntryState::Done);
-    for Entry { n, step, state: _ } in entries.filter(standing) {
+    for Entry { n, step, state } in entries.filter(standing) {
         let key = step.target.key();
         let before = all.iter_mut().find(|s| s.target.key() == key);
         match before {
@@ -65,6 +65,10 @@ pub(super) fn merge<'a>(entries: impl Iterator<Item = &'a Entry>) -> Vec<Standin
                 *before = Standing { steps, ..Standing::of(*n, step) };
             }
             None => all.push(Standing::of(*n, step)),
+        }
+        // A step that led back leaves nothing of ours, once it is known to have been carried out.
+        if *state == EntryState::Done {
+            all.retain(|s| s.target.key() != key || s.old != *s.asked());
         }
     }
     all

@@ -3,6 +3,7 @@
 //! The page is askama templates under `templates/report`; drawings are laid out here and are SVG inside the page.
 //! Beside every drawing stands a table with its figures.
 
+mod aims;
 mod bars;
 mod chart;
 mod distribution;
@@ -11,7 +12,8 @@ mod pair;
 mod scale;
 mod table;
 
-use super::{assess::Assessment, format};
+use super::{aims::aims as aims_of, assess::Assessment, format};
+use aims::AimsView;
 use askama::Template;
 use pair::PairView;
 use table::Table;
@@ -27,6 +29,7 @@ struct Page {
     title: String,
     subtitle: String,
     tool: String,
+    aims: Vec<AimsView>,
     pairs: Vec<PairView>,
     facts: Table,
     notes: Vec<String>,
@@ -53,6 +56,7 @@ pub fn render(assessments: &[Assessment<'_>], notes: &[String]) -> Result<String
         title,
         subtitle: subtitle.join(" and "),
         tool: sessions.first().map(|session| session.header.tool.clone()).unwrap_or_default(),
+        aims: aims_of(assessments).iter().map(AimsView::new).collect(),
         pairs: assessments
             .iter()
             .enumerate()

@@ -22,6 +22,8 @@ pub(super) struct PairView {
     pub(super) id: usize,
     pub(super) before: String,
     pub(super) after: String,
+    /// ` under iperf3`; empty in a session with one load.
+    pub(super) under: String,
     pub(super) verdict: String,
     pub(super) class: &'static str,
     pub(super) sign: &'static str,
@@ -76,6 +78,7 @@ impl PairView {
         };
         let (series, hidden_rows) = series(assessment);
         let guest = headline.labels.get("guest").map_or_else(String::new, |guest| format!(", {guest}"));
+        let under = before.load.map_or_else(String::new, |load| format!(" under {load}"));
         Ok(Self {
             id,
             before: before.name.clone(),
@@ -83,7 +86,8 @@ impl PairView {
             verdict: verdict.to_string(),
             class: class_of(verdict),
             sign: sign_of(verdict),
-            subject: format!("99th percentile of interrupt delivery{guest}"),
+            subject: format!("99th percentile of interrupt delivery{guest}{under}"),
+            under,
             sentence: sentence::verdict(assessment),
             runs_before: headline.compared.before.runs,
             runs_after: headline.compared.after.runs,

@@ -28,7 +28,13 @@ fn kinds() -> Vec<Session> {
         run.end.as_mut().unwrap().workload = None;
     }
     let better = session(3, &[("own", 0.3)]);
-    vec![better, session(5, &[("own", 1.0), ("near", 3.0)]), session(1, &[("own", 0.3)]), hidden]
+    vec![
+        better,
+        sample::loads(4, &[("own", 0.5, 1.24)]),
+        session(5, &[("own", 1.0), ("near", 3.0)]),
+        session(1, &[("own", 0.3)]),
+        hidden,
+    ]
 }
 
 /// Walks through all tags; panics where they do not nest.

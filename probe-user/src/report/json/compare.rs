@@ -3,12 +3,13 @@
 use super::{SCHEMA, session::label_values};
 use crate::{
     report::{
+        aims::{Aim, Aims, aims},
         assess::{Assessment, MetricRow},
         sentence,
     },
     stats::{
         Labels, Quantile,
-        compare::{Compared, Estimate, Side, Verdict},
+        compare::{Compared, Direction, Estimate, Side, Verdict},
     },
     workload::{Better, Unit},
 };
@@ -56,6 +57,8 @@ struct Outcome<'a> {
 #[derive(Serialize)]
 struct SeriesComparison<'a> {
     series: SeriesName<'a>,
+    /// Which of several loads both sides were made under.
+    load: Option<&'a str>,
     quantile: Quantile,
     before: TimeSide<'a>,
     after: TimeSide<'a>,
@@ -65,6 +68,7 @@ struct SeriesComparison<'a> {
 
 #[derive(Serialize)]
 struct WorkloadComparison<'a> {
+    load: Option<&'a str>,
     tool: &'a str,
     name: &'a str,
     unit: Unit,
@@ -90,6 +94,15 @@ struct VerdictJson<'a> {
     remarks: Vec<String>,
 }
 
+/// What the loads of two configurations were made for.
+#[derive(Serialize)]
+struct AimsJson<'a> {
+    /// All of them in one line.
+    text: String,
+    verdict: Verdict,
+    figures: Vec<WorkloadComparison<'a>>,
+}
+
 #[derive(Serialize)]
 struct Document<'a> {
     schema: u32,
@@ -97,8 +110,10 @@ struct Document<'a> {
     workloads: Vec<WorkloadComparison<'a>>,
     left_out: Vec<LeftOutJson<'a>>,
     verdict: Option<VerdictJson<'a>>,
-    /// One for each pair of configurations; `verdict` is the first.
+    /// One for each pair of configurations and load; `verdict` is the first.
     verdicts: Vec<VerdictJson<'a>>,
+    /// One for each pair of configurations of a session with several loads.
+    aims: Vec<AimsJson<'a>>,
 }
 
 /// The document of one or more comparisons.
@@ -106,6 +121,7 @@ struct Document<'a> {
 /// # Errors
 /// None that a comparison can cause; serde_json's signature.
 pub fn compare(assessments: &[Assessment<'_>]) -> Result<String, serde_json::Error> {
+    let tables = aims(assessments);
     serde_json::to_string_pretty(&Document {
         schema: SCHEMA,
         comparisons: assessments.iter().flat_map(series).collect(),
@@ -113,6 +129,7 @@ pub fn compare(assessments: &[Assessment<'_>]) -> Result<String, serde_json::Err
         left_out: assessments.iter().flat_map(left_out).collect(),
         verdict: assessments.first().map(verdict),
         verdicts: assessments.iter().map(verdict).collect(),
+        aims: tables.iter().map(aims_json).collect(),
     })
 }
 
@@ -131,6 +148,7 @@ fn compared<'a>(
     let side = |config, side: &Side| TimeSide { config, runs: side.runs, n: side.n, value_ns: side.value };
     SeriesComparison {
         series: SeriesName { probe, labels: label_values(labels, None) },
+        load: assessment.before.load,
         quantile,
         before: side(&assessment.before.name, &compared.before),
         after: side(&assessment.after.name, &compared.after),
@@ -153,23 +171,40 @@ fn outcome(compared: &Compared) -> Outcome<'_> {
 }
 
 fn workloads<'a>(assessment: &'a Assessment<'_>) -> impl Iterator<Item = WorkloadComparison<'a>> {
-    assessment.workloads.iter().map(move |row| {
-        let MetricRow { tool, name, unit, direction, compared } = row;
-        let side = |config, side: &Side| ValueSide { config, runs: side.runs, value: side.value };
-        let better = match direction {
-            crate::stats::compare::Direction::Lower => Better::Lower,
-            crate::stats::compare::Direction::Higher => Better::Higher,
-        };
-        WorkloadComparison {
-            tool,
-            name,
-            unit: *unit,
-            better,
-            before: side(&assessment.before.name, &compared.before),
-            after: side(&assessment.after.name, &compared.after),
-            outcome: outcome(compared),
-        }
-    })
+    let names = (assessment.before.name.as_str(), assessment.after.name.as_str());
+    assessment.workloads.iter().map(move |row| workload(row, assessment.before.load, names))
+}
+
+fn workload<'a>(
+    row: &'a MetricRow,
+    load: Option<&'a str>,
+    (before, after): (&'a str, &'a str),
+) -> WorkloadComparison<'a> {
+    let MetricRow { tool, name, unit, direction, compared } = row;
+    let side = |config, side: &Side| ValueSide { config, runs: side.runs, value: side.value };
+    let better = match direction {
+        Direction::Lower => Better::Lower,
+        Direction::Higher => Better::Higher,
+    };
+    WorkloadComparison {
+        load,
+        tool,
+        name,
+        unit: *unit,
+        better,
+        before: side(before, &compared.before),
+        after: side(after, &compared.after),
+        outcome: outcome(compared),
+    }
+}
+
+fn aims_json<'a>(table: &'a Aims<'_>) -> AimsJson<'a> {
+    let figure = |row: &'a Aim<'_>| workload(&row.figure, Some(row.load), (table.before, table.after));
+    AimsJson {
+        text: table.sentence(),
+        verdict: table.verdict(),
+        figures: table.rows.iter().map(figure).collect(),
+    }
 }
 
 fn left_out<'a>(assessment: &'a Assessment<'_>) -> impl Iterator<Item = LeftOutJson<'a>> {

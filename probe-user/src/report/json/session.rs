@@ -3,7 +3,7 @@
 use super::SCHEMA;
 use crate::{
     model::topology::Guest,
-    session::{HostFacts, ProbeVerdict, Run, Session},
+    session::{HostFacts, Part, ProbeVerdict, Run, Session},
     stats::{Labels, Series, Snapshot, Summary, series::fold},
     workload::Workload,
 };
@@ -52,6 +52,8 @@ struct ConfigJson<'a> {
 struct RunJson<'a> {
     order: u32,
     config: &'a str,
+    /// Which of several loads it was made under.
+    load: Option<&'a str>,
     started_unix_ms: u64,
     from_ns: u64,
     to_ns: u64,
@@ -90,15 +92,22 @@ struct Document<'a> {
 /// # Errors
 /// None that a session can cause; serde_json's signature.
 pub fn session(session: &Session, guest: Option<&str>) -> Result<String, serde_json::Error> {
-    let pooled: Vec<(&str, Snapshot)> = session
-        .config_names()
+    let pooled: Vec<(Part<'_>, Snapshot)> = session
+        .parts()
         .into_iter()
-        .map(|name| {
+        .map(|part| {
             let kept: Vec<_> = session
-                .runs_of(name)
+                .runs_in(part)
                 .map(|run| crate::report::assess::of_guest(&run.snapshot, guest))
                 .collect();
-            (name, fold(kept.iter().map(AsRef::as_ref), &["config"]))
+            let mut snapshot = fold(kept.iter().map(AsRef::as_ref), &["config"]);
+            if let Some(load) = part.load {
+                let labels = snapshot.series.iter_mut().map(|s| &mut s.labels);
+                for labels in labels.chain(snapshot.counters.iter_mut().map(|c| &mut c.labels)) {
+                    labels.insert("load".to_owned(), load.to_owned());
+                }
+            }
+            (part, snapshot)
         })
         .collect();
     let mut lost = BTreeMap::new();
@@ -112,10 +121,13 @@ pub fn session(session: &Session, guest: Option<&str>) -> Result<String, serde_j
         created_unix_ms: session.header.created_unix_ms,
         host: &session.host,
         guests: guests.map_or(&[], |topology| topology.guests.as_slice()),
-        configs: pooled.iter().map(|(name, _)| config(session, name)).collect(),
+        configs: session.config_names().into_iter().map(|name| config(session, name)).collect(),
         runs: session.runs.iter().map(run).collect(),
-        series: pooled.iter().flat_map(|(name, snapshot)| snapshot_series(snapshot, Some(name))).collect(),
-        counters: pooled.iter().flat_map(|(name, snapshot)| counters(snapshot, Some(name))).collect(),
+        series: pooled
+            .iter()
+            .flat_map(|(part, snapshot)| snapshot_series(snapshot, Some(part.config)))
+            .collect(),
+        counters: pooled.iter().flat_map(|(part, snapshot)| counters(snapshot, Some(part.config))).collect(),
         workloads: session
             .runs
             .iter()
@@ -223,6 +235,7 @@ fn run(run: &Run) -> RunJson<'_> {
     RunJson {
         order: run.start.order,
         config: run.config(),
+        load: run.start.load.as_deref(),
         started_unix_ms: run.start.started_unix_ms,
         from_ns: run.snapshot.from_ns,
         to_ns: run.snapshot.to_ns,

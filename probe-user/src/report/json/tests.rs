@@ -5,7 +5,7 @@ use crate::{
         assess::{Named, assess, pairs_within},
         json,
     },
-    session::{Session, decode},
+    session::{Session, decode, sample},
     stats::compare::Detail,
 };
 use serde_json::Value;
@@ -22,9 +22,8 @@ fn shown(session: &Session) -> Value {
     serde_json::from_str(&json::session(session, None).unwrap()).unwrap()
 }
 
-fn compared() -> Value {
-    let session = session();
-    let pairs = pairs_within(Named { file: "f", session: &session }, None, None).unwrap();
+fn compared(session: &Session) -> Value {
+    let pairs = pairs_within(Named { file: "f", session }, None, None).unwrap();
     let assessments: Vec<_> = pairs.into_iter().map(|pair| assess(pair, Detail::Folded, None)).collect();
     serde_json::from_str(&json::compare(&assessments).unwrap()).unwrap()
 }
@@ -68,12 +67,14 @@ fn fields(value: &Value, path: &str, found: &mut BTreeMap<String, &'static str>)
 
 #[test]
 fn the_documented_examples_have_the_fields_that_are_printed() {
-    for (command, printed) in
-        [("vfprobe show F --json", shown(&session())), ("vfprobe compare --json", compared())]
-    {
+    let loads = sample::loads(3, &[("own", 0.5, 1.2)]);
+    for (command, printed) in [
+        ("vfprobe show F --json", vec![shown(&session()), shown(&loads)]),
+        ("vfprobe compare --json", { vec![compared(&session()), compared(&loads)] }),
+    ] {
         let (text, example) = chapter(command);
         let (mut there, mut here) = (BTreeMap::new(), BTreeMap::new());
-        fields(&printed, "", &mut there);
+        printed.iter().for_each(|document| fields(document, "", &mut there));
         fields(&example, "", &mut here);
         for (path, kind) in &there {
             let documented = here.get(path).unwrap_or_else(|| panic!("{command}: no example of {path}"));

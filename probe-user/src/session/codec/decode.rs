@@ -7,7 +7,7 @@ use crate::{
         line::{self, LineError},
         record::{
             ConfigRecord, CounterRecord, End, File, Host, Interval, Kind, MAGIC, Record, RunRecord, Sample,
-            SeriesRecord, TopologyRecord, VERSION,
+            SeriesRecord, TopologyRecord, TuneRecord, VERSION,
         },
     },
     stats::{Counter, Histogram, Labels, Observability, Series, Snapshot, hdr},
@@ -143,6 +143,7 @@ impl Reader {
                 let ConfigRecord { name, about } = parse(number, json)?;
                 self.session.configs.push(Config { name, about });
             }
+            TuneRecord::KIND => self.session.tuning = Some(parse::<TuneRecord>(number, json)?.tuning),
             TopologyRecord::KIND => {
                 let TopologyRecord { id, topology } = parse(number, json)?;
                 self.take_id(number, kind, id)?;
@@ -190,7 +191,7 @@ impl Reader {
 
     fn start_run(&mut self, number: usize, record: RunRecord) -> Result<(), DecodeError> {
         self.finish_run();
-        let RunRecord { config, order, seed, started_unix_ms, from_ns, topology, changes } = record;
+        let RunRecord { config, order, load, seed, started_unix_ms, from_ns, topology, changes } = record;
         let topology = match topology {
             None => None,
             Some(id) => match self.topologies.get(&id) {
@@ -205,7 +206,7 @@ impl Reader {
                 }
             },
         };
-        let start = RunStart { config, order, seed, started_unix_ms, from_ns, topology, changes };
+        let start = RunStart { config, order, load, seed, started_unix_ms, from_ns, topology, changes };
         let snapshot = Snapshot { from_ns, to_ns: from_ns, ..Snapshot::default() };
         let run = Run { start, snapshot, end: None };
         self.run = Some(OpenRun { line: number, run, series: BTreeMap::new(), counters: BTreeMap::new() });

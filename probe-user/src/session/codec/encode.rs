@@ -3,10 +3,10 @@
 use crate::{
     model::topology::Topology,
     session::{
-        Config, Header, HostFacts, RunEnd, RunStart, line,
+        Config, Header, HostFacts, RunEnd, RunStart, Tuning, line,
         record::{
             ConfigRecord, CounterRecord, End, File, Host, Interval, MAGIC, Record, RunRecord, Sample,
-            SeriesRecord, TopologyRecord, VERSION,
+            SeriesRecord, TopologyRecord, TuneRecord, VERSION,
         },
     },
     stats::{Histogram, Labels, Observability, Series, Snapshot, hdr},
@@ -77,20 +77,30 @@ impl Encoder {
         sealed(&ConfigRecord { name, about })
     }
 
+    /// What a tuning session is to be.
+    ///
+    /// # Errors
+    /// [`EncodeError::Json`].
+    pub fn tuning(&self, tuning: &Tuning) -> Result<String, EncodeError> {
+        sealed(&TuneRecord { tuning: tuning.clone() })
+    }
+
     /// The beginning of a run; a run under way is thereby left without an end. A topology that is the same as an
     /// earlier one but for its interrupt counts is not written again.
     ///
     /// # Errors
     /// [`EncodeError::Json`].
     pub fn start_run(&mut self, start: &RunStart) -> Result<String, EncodeError> {
-        let RunStart { config, order, seed, started_unix_ms, from_ns, topology, changes } = start.clone();
+        let RunStart { config, order, load, seed, started_unix_ms, from_ns, topology, changes } =
+            start.clone();
         let mut lines = String::new();
         let topology = match topology {
             None => None,
             Some(topology) => Some(self.topology(topology, &mut lines)?),
         };
         self.written = Some(Written::default());
-        lines += &sealed(&RunRecord { config, order, seed, started_unix_ms, from_ns, topology, changes })?;
+        lines +=
+            &sealed(&RunRecord { config, order, load, seed, started_unix_ms, from_ns, topology, changes })?;
         Ok(lines)
     }
 

@@ -14,7 +14,7 @@ pub const FEWEST_RUNS: usize = 3;
 pub const FEWEST_FOR_95: usize = 4;
 /// How much further than Student's t the interval reaches. Resampling few values has thinner tails than the normal
 /// distribution it is corrected by; with this the simulated level holds for every shape tried (docs/statistics.md).
-const REACH: f64 = 1.06;
+pub(super) const REACH: f64 = 1.06;
 
 /// What an interval is computed with.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -9,6 +9,8 @@ mod outliers;
 mod power;
 mod rows;
 #[cfg(test)]
+mod scipy;
+#[cfg(test)]
 mod simulation;
 mod verdict;
 

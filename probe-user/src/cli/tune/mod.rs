@@ -1,18 +1,24 @@
 //! `vfprobe tune`.
 
+mod request;
+mod screen;
+
+use self::{request::request, screen::Screen};
 use super::paint::Paint;
-use super::{Exit, Failure, Globals, compare::Output, duration, failures, print, progress};
-use crate::app::tune::{self, BASELINE, Event, Try, TuneError, TuneRequest};
-use crate::app::{guests, record};
+use super::{Exit, Failure, Globals, compare::Output, duration, failures, print};
+use crate::app::record;
+use crate::app::tune::{self, BASELINE, Event, TuneError};
+use crate::app::tuning::{self, ResumeError, Try};
 use crate::apply::{ApplyError, StateDir};
-use crate::host::{HostRoot, read_topology};
-use crate::plan::policy::parse_cpus;
-use crate::plan::{Isolate, Pins, Placement, Policy};
+use crate::host::HostRoot;
+use crate::plan::sweep::Sweep;
+use crate::report::aims::aims;
 use crate::report::assess::{Assessment, Named, assess, pairs_within};
 use crate::session;
 use crate::stats::compare::{Detail, Verdict};
+use crate::stats::gate::Gate;
 use crate::workload::Echo;
-use anyhow::{Context as _, anyhow};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -20,12 +26,17 @@ use std::time::Duration;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The guest to tune for: name, uuid or pid
-    #[arg(long)]
-    guest: String,
-    /// Placements to try against the baseline: own, near, housekeeping, keep; `baseline` alone compares it with itself
+    #[arg(long, value_name = "GUEST", required_unless_present = "resume")]
+    guest: Option<String>,
+    /// What to try against the baseline: placements (own, near, housekeeping, keep) and policy files, which have a `/` or
+    /// end in .toml; `baseline` alone compares it with itself
     #[arg(long = "try", value_name = "LIST", value_delimiter = ',', default_value = "own")]
     tries: Vec<String>,
-    /// CPUs for its vCPUs, the i-th for vCPU i: a list such as 2-3, `auto`, or `keep`
+    /// Try each of these with a policy key set to each value, such as placement=own,near or halt_poll_ns=0,200000; several
+    /// make a matrix
+    #[arg(long, value_name = "KEY=VALUES")]
+    sweep: Vec<Sweep>,
+    /// CPUs for its vCPUs, the i-th for vCPU i: a list such as 2-3, `auto`, or `keep`; policy files say it themselves
     #[arg(long, value_name = "LIST", default_value = "auto")]
     cpus: String,
     /// Also move threads of other processes and of the kernel off its CPUs
@@ -34,7 +45,14 @@ pub struct Args {
     /// Runs of each configuration
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
     repeat: u16,
-    /// Length of each run
+    /// Make the loads of an experiment instead of COMMAND's: `paper` measures throughput by iperf3 and delay by ping.
+    /// COMMAND then stands in front of theirs, such as `ssh peer`; the guest runs `iperf3 -s`
+    #[arg(long, value_name = "NAME")]
+    preset: Option<Preset>,
+    /// The guest's address for --preset [default: where this host last reached one of its VFs]
+    #[arg(long, value_name = "ADDRESS", requires = "preset")]
+    target: Option<IpAddr>,
+    /// Length of each run; --preset takes whole seconds
     #[arg(short, long, value_name = "TIME", default_value = "10s", value_parser = duration::parse)]
     duration: Duration,
     /// Time between the start of COMMAND and counting
@@ -43,12 +61,22 @@ pub struct Args {
     /// Seed of the runs' order [default: from the clock]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
+    /// End the session and put the host back as soon as one run of a changed host does this, such as
+    /// 'irq_delivery.p99 > +200%' (against the baseline's runs so far); may be repeated
+    #[arg(long, value_name = "CONDITION")]
+    abort_if: Vec<Gate>,
     /// Leave the best configuration in force when it is clearly better and breaks no --fail-if
     #[arg(long)]
     keep_best: bool,
     /// Session file to write; must not exist [default: vfprobe-<time>.vfprobe here]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Make the runs that are missing in the file of a session that was cut short; all else is as it was asked for then
+    #[arg(long, value_name = "FILE", conflicts_with_all = [
+        "guest", "tries", "sweep", "cpus", "isolate", "repeat", "preset", "target", "duration", "warm_up", "seed",
+        "abort_if", "output", "command",
+    ])]
+    resume: Option<PathBuf>,
     #[command(flatten)]
     format: Output,
     /// A command that makes load, started anew for each run
@@ -56,102 +84,52 @@ pub struct Args {
     command: Vec<String>,
 }
 
+/// Experiments that are built in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Preset {
+    /// Throughput by iperf3 and delay by ping, before and after.
+    Paper,
+}
+
 /// Runs the session and tells its verdict.
 pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
     let (root, state) = (HostRoot::live(), StateDir::new(globals.state_dir()));
-    let topology = read_topology(&root);
-    let guest = guests::find(&topology, &args.guest).map_err(Failure::usage)?.name.clone();
-    let tries = tries(args, &guest)?;
-    let path =
-        args.output.clone().unwrap_or_else(|| format!("vfprobe-{}.vfprobe", record::file_stamp()).into());
-    let request = TuneRequest {
-        guest: &guest,
-        tries: &tries,
-        repeats: args.repeat.into(),
-        duration: args.duration,
-        warm_up: args.warm_up,
-        seed: args.seed.unwrap_or_else(record::unix_ms),
-        command: &args.command,
-        echo: if globals.verbose > 0 { Echo::ToStderr } else { Echo::No },
+    let (path, mut writer, earlier, request) = match &args.resume {
+        Some(path) => {
+            let (writer, session, request) = tuning::resume(&root, path).map_err(resume_failure)?;
+            (path.clone(), writer, Some(session), request)
+        }
+        None => {
+            let request = request(args, &root)?;
+            let path = args.output.clone();
+            let path = path.unwrap_or_else(|| format!("vfprobe-{}.vfprobe", record::file_stamp()).into());
+            let writer = record::create_session(&root, &path).map_err(failures::session)?;
+            (path, writer, None, request)
+        }
     };
-    let mut writer = record::create_session(&root, &path).map_err(failures::session)?;
-    let mut screen = Screen { globals, bar: None, length: args.duration };
-    let result = super::runtime()?
-        .block_on(tune::tune(&root, &state, &mut writer, &request, &mut |event| screen.show(&event)));
+    let echo = if globals.verbose > 0 { Echo::ToStderr } else { Echo::No };
+    let mut screen = Screen::new(globals);
+    let mut show = |event: Event<'_>| screen.show(&event);
+    let session = tune::tune(&root, &state, &mut writer, &request, earlier.as_ref(), echo, &mut show);
+    let result = super::runtime()?.block_on(session);
     screen.clear();
     drop(writer);
     if let Err(error) = result {
         // A file without a single run is of no use to anybody.
         if session::read(&path).is_ok_and(|s| s.runs.is_empty()) {
             drop(std::fs::remove_file(&path));
+        } else if matches!(error, TuneError::Interrupted) {
+            eprintln!("go on with `vfprobe tune --resume {}`", path.display());
         }
         return Err(failure(error));
     }
-    finish(globals, args, &root, &state, &tries, &path)
+    finish(globals, args, &root, &state, &request.tries, &path)
 }
 
-/// The baseline and one configuration per placement.
-fn tries(args: &Args, guest: &str) -> Result<Vec<Try>, Failure> {
-    let pins = match args.cpus.as_str() {
-        "auto" => Pins::Auto,
-        "keep" => Pins::Keep,
-        list => Pins::Cpus(parse_cpus(list).context("--cpus").map_err(Failure::usage)?),
-    };
-    let mut tries = vec![Try { name: BASELINE.to_owned(), policy: None }];
-    for name in args.tries.iter().filter(|name| *name != BASELINE) {
-        let placement: Placement = name.parse().context("--try").map_err(Failure::usage)?;
-        if tries.iter().any(|t| t.name == *name) {
-            return Err(Failure::usage(anyhow!("--try names {name} twice")));
-        }
-        let mut policy = Policy::for_guest(guest, pins.clone(), placement);
-        if args.isolate {
-            policy.isolate = Isolate::Threads;
-        }
-        tries.push(Try { name: name.clone(), policy: Some(policy) });
-    }
-    if tries.len() == 1 {
-        // The baseline against itself: what comes out is the noise of the host and the method.
-        tries.push(Try { name: format!("{BASELINE}-again"), policy: None });
-    }
-    Ok(tries)
-}
-
-/// Progress: a bar on a terminal, and one line per finished run.
-struct Screen<'a> {
-    globals: &'a Globals,
-    bar: Option<progress::Bar>,
-    length: Duration,
-}
-
-impl Screen<'_> {
-    fn show(&mut self, event: &Event<'_>) {
-        match event {
-            Event::Begin(number, of, config) => {
-                let what = format!("{}/{of} {config}", number + 1);
-                self.bar = Some(progress::Bar::new(self.globals, &what, Some(self.length)));
-            }
-            Event::Progress(p) => {
-                if let Some(bar) = &self.bar {
-                    bar.show(p);
-                }
-            }
-            Event::End(number, of, config, finished) => {
-                self.clear();
-                if !self.globals.quiet {
-                    let figures = progress::headline(&finished.snapshot);
-                    eprintln!("run {:>3}/{of}  {config:<14} {figures}", number + 1);
-                    for remark in &finished.end.remarks {
-                        eprintln!("             {remark}");
-                    }
-                }
-            }
-        }
-    }
-
-    fn clear(&mut self) {
-        if let Some(bar) = self.bar.take() {
-            bar.clear();
-        }
+fn resume_failure(error: ResumeError) -> Failure {
+    match error {
+        ResumeError::Session(error) => failures::session(error),
+        error => Failure::usage(error),
     }
 }
 
@@ -161,7 +139,7 @@ fn failure(error: TuneError) -> Failure {
         TuneError::Session(e) => failures::session(e),
         TuneError::Plan { source, .. } => failures::plan(source),
         TuneError::State(_) | TuneError::InForce => Failure::cannot_run(error),
-        TuneError::Interrupted => Failure::new(Exit::RolledBack, error),
+        TuneError::Interrupted | TuneError::Aborted { .. } => Failure::new(Exit::RolledBack, error),
         TuneError::Apply { source: ApplyError::Incomplete(_), .. }
         | TuneError::Rollback(_)
         | TuneError::LeftOver(_) => Failure::new(Exit::RollbackIncomplete, error),
@@ -224,16 +202,24 @@ struct Conclusion<'a> {
 }
 
 fn conclude<'a>(assessments: &[Assessment<'a>], format: &Output) -> Conclusion<'a> {
+    let tables = aims(assessments);
     let mut broken = Vec::new();
     let mut best: Option<(f64, &'a str)> = None;
-    for assessment in assessments {
-        let lines = format.broken(assessment);
-        let compared = &assessment.headline.compared;
-        let fit = lines.is_empty() && compared.verdict == Verdict::Better;
-        let ratio = compared.estimate.filter(|_| fit).map(|e| e.ratio);
+    // Comparisons of one configuration under several loads follow each other.
+    for one in assessments.chunk_by(|a, b| a.after.config == b.after.config) {
+        let after = &one[0].after;
+        let lines: Vec<String> = one.iter().flat_map(|assessment| format.broken(assessment)).collect();
+        let (verdict, ratio) = match tables.iter().find(|table| table.after == after.name) {
+            Some(table) => (table.verdict(), table.gain()),
+            None => {
+                let compared = &one[0].headline.compared;
+                (compared.verdict, compared.estimate.map(|e| e.ratio))
+            }
+        };
+        let ratio = ratio.filter(|_| lines.is_empty() && verdict == Verdict::Better);
         broken.extend(lines);
         if let Some(ratio) = ratio.filter(|ratio| best.is_none_or(|(least, _)| *ratio < least)) {
-            best = Some((ratio, assessment.after.config));
+            best = Some((ratio, after.config));
         }
     }
     Conclusion { broken, best: best.map(|(_, config)| config) }
@@ -269,6 +255,37 @@ mod tests {
             for line in &found.broken {
                 assert!(line.starts_with("fail-if ") && line.contains(" against baseline: "), "{line}");
             }
+        }
+    }
+
+    #[test]
+    fn under_several_loads_their_aims_decide() {
+        for (others, best) in [
+            (&[("own", 0.5, 1.24)][..], Some("own")),
+            (&[("near", 0.7, 1.1), ("own", 0.4, 1.3)], Some("own")),
+            (&[("own", 0.3, 0.5)], None),
+            (&[("own", 1.0, 1.0)], None),
+        ] {
+            let session = sample::loads(5, others);
+            let pairs = pairs_within(Named { file: "f", session: &session }, Some(BASELINE), None).unwrap();
+            let assessments: Vec<_> =
+                pairs.into_iter().map(|pair| assess(pair, Detail::Folded, None)).collect();
+            assert_eq!(conclude(&assessments, &Output::default()).best, best, "{others:?}");
+        }
+    }
+
+    #[test]
+    fn a_session_is_continued_as_it_was_begun() {
+        for (options, accepted) in [
+            (&["--resume", "F"][..], true),
+            (&["--resume", "F", "--keep-best", "--json"], true),
+            (&["--resume", "F", "--guest", "vm1"], false),
+            (&["--resume", "F", "--repeat", "3"], false),
+            (&["--resume", "F", "--", "ping"], false),
+            (&[], false),
+        ] {
+            let found = crate::cli::Cli::try_parse_from(["vfprobe", "tune"].iter().chain(options));
+            assert_eq!(found.is_ok(), accepted, "{options:?}");
         }
     }
 

@@ -14,5 +14,5 @@ pub mod schedule;
 pub mod serve;
 mod service_manager;
 pub mod tune;
-pub mod vectors;
 pub mod tuning;
+pub mod vectors;

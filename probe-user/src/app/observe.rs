@@ -41,8 +41,7 @@ impl Observer {
     /// [`LoadError`] when nothing can be observed here.
     pub fn start_anywhere(root: &HostRoot, topology: &Topology) -> Result<Self, LoadError> {
         let sizes = sizes_for(topology);
-        let mut loaded = Loaded::new(root, sizes)?;
-        loaded.set_owners(&owners(topology))?;
+        let loaded = Loaded::new(root, sizes, &owners(topology))?;
         Ok(Self { loaded, window: Window::default(), sizes, spent: BTreeMap::new() })
     }
 

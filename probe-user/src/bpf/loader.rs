@@ -69,22 +69,25 @@ impl std::fmt::Debug for Loaded {
 }
 
 impl Loaded {
-    /// Loads and attaches all probes. Nothing is counted until [`Loaded::open`].
+    /// Loads and attaches all probes, which know then which process owns which VF (packed address to pid). Nothing is
+    /// counted until [`Loaded::open`].
     ///
     /// # Errors
     /// [`LoadError`] when nothing can work here; a single probe that cannot is told by its report.
-    pub fn new(root: &HostRoot, sizes: Sizes) -> Result<Self, LoadError> {
+    pub fn new(root: &HostRoot, sizes: Sizes, owners: &BTreeMap<u32, u32>) -> Result<Self, LoadError> {
         let facts = read_facts(root);
-        let mut ebpf = load_object(&facts, sizes)?;
-        let mut reports = Vec::with_capacity(PROBES.len());
+        let ebpf = load_object(&facts, sizes)?;
+        let mut loaded = Self { ebpf, facts, reports: Vec::new(), guarded: CpuSet::new() };
+        // Before anything is attached: an interrupt without an owner counts as lost.
+        loaded.set_owners(owners)?;
         for probe in PROBES {
-            reports.push(match probe.needs {
+            loaded.reports.push(match probe.needs {
                 Needs::GuardedCpus => nothing_guarded(probe),
-                Needs::Nothing | Needs::Vcpu => attach_probe(&mut ebpf, probe, &facts),
+                Needs::Nothing | Needs::Vcpu => attach_probe(&mut loaded.ebpf, probe, &loaded.facts),
             });
         }
-        withdraw_dependents(&mut reports);
-        Ok(Self { ebpf, facts, reports, guarded: CpuSet::new() })
+        withdraw_dependents(&mut loaded.reports);
+        Ok(loaded)
     }
 
     /// Whether there is a KVM on this host whose guests could be seen.

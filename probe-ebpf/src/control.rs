@@ -58,16 +58,24 @@ pub enum Lost {
     NoiseTooDeep = 15,
     /// An injection by the irqfd work queue that could not be told which interrupt it belongs to, or reached no vCPU.
     SlowUnjoined = 16,
+    /// A followed packet was given up for a newer one.
+    FlightEvicted = 17,
+    /// A packet could not be followed: no room.
+    FlightsFull = 18,
+    /// A hop that would end before it began (clocks of two CPUs); not recorded.
+    PathNegative = 19,
+    /// No room for another kind of drop.
+    PathDropsFull = 20,
     /// An interrupt on its way to the guest was given up: the guest was reset, its driver unbound, or the eventfd
     /// exchanged.
-    IrqFreed = 17,
+    IrqFreed = 21,
     /// No room for another (vCPU, host vector).
-    ExitVectorsFull = 18,
+    ExitVectorsFull = 22,
 }
 
 impl Lost {
     /// All causes, by index: the probe that loses, and the word used in labels.
-    pub const ALL: [(Self, &'static str, &'static str); 19] = [
+    pub const ALL: [(Self, &'static str, &'static str); 23] = [
         (Self::IrqBeyondTable, "irq_delivery", "irq_number_beyond_table"),
         (Self::IrqNameUnreadable, "irq_delivery", "irq_name_unreadable"),
         (Self::SlotsFull, "irq_delivery", "slots_full"),
@@ -85,6 +93,10 @@ impl Lost {
         (Self::NoiseUnmatched, "cpu_noise", "unmatched_end"),
         (Self::NoiseTooDeep, "cpu_noise", "nested_too_deep"),
         (Self::SlowUnjoined, "irq_delivery", "slow_path_unjoined"),
+        (Self::FlightEvicted, "packet_path", "followed_evicted"),
+        (Self::FlightsFull, "packet_path", "followed_full"),
+        (Self::PathNegative, "packet_path", "negative_interval"),
+        (Self::PathDropsFull, "packet_path", "drops_full"),
         (Self::IrqFreed, "irq_delivery", "irq_freed"),
         (Self::ExitVectorsFull, "vm_exit", "host_vectors_full"),
     ];
@@ -104,10 +116,12 @@ pub enum Table {
     Scheds = 3,
     /// `NOISE`.
     Noise = 4,
+    /// `FLIGHT_RING`: it goes round, so the number only ever grows.
+    Flights = 5,
 }
 
 /// Number of tables.
-pub const TABLES: u32 = 5;
+pub const TABLES: u32 = 6;
 
 #[cfg(feature = "user")]
 // SAFETY: `repr(C)`, two u64, no padding, every bit pattern is valid.

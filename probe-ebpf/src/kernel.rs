@@ -1,6 +1,7 @@
 //! The BPF side's small tools: reading kernel memory, time, who runs, counters. The only place that names helpers.
 
 use crate::control::{Lost, TABLES, Table, Window};
+use crate::hist::{Hist, MAX_VALUE, index};
 use crate::layout::ABSENT;
 use aya_ebpf::{
     helpers::{bpf_get_current_pid_tgid, bpf_get_smp_processor_id, bpf_ktime_get_ns, bpf_probe_read_kernel},
@@ -77,6 +78,50 @@ pub fn element<T>(map: &'static Array<T>, index: u32) -> Option<&'static mut T> 
 pub fn own_element<T>(map: &'static PerCpuArray<T>) -> Option<&'static mut T> {
     // SAFETY: as in `element`; only this CPU writes it, and programs of one kind do not nest.
     map.get_ptr_mut(0).map(|p| unsafe { &mut *p })
+}
+
+/// Adds to a counter that others may add to at the same time.
+#[inline(always)]
+pub fn add(counter: &mut u64, value: u64) {
+    // SAFETY: a valid pointer; one BPF_ATOMIC instruction (see `next_index` for why not by `core::sync`).
+    unsafe {
+        core::intrinsics::atomic_xadd::<u64, u64, { core::intrinsics::AtomicOrdering::SeqCst }>(
+            counter, value,
+        )
+    };
+}
+
+/// Raises a maximum that others may raise at the same time. Each failed try means that somebody else has raised it.
+#[inline(always)]
+fn raise(most: &mut u64, value: u64) {
+    use core::intrinsics::AtomicOrdering::SeqCst;
+    for _ in 0..4 {
+        // SAFETY: a valid reference.
+        let present = unsafe { core::ptr::read_volatile(&raw const *most) };
+        if value <= present {
+            return;
+        }
+        // SAFETY: a valid pointer; one BPF_CMPXCHG instruction.
+        let (_, done) =
+            unsafe { core::intrinsics::atomic_cxchg::<u64, { SeqCst }, { SeqCst }>(most, present, value) };
+        if done {
+            return;
+        }
+    }
+}
+
+/// As `Hist::record`, of a histogram that several CPUs write.
+#[inline(always)]
+pub fn record_shared(hist: &mut Hist, value: u64) {
+    add(&mut hist.sum, value);
+    raise(&mut hist.max, value);
+    raise(&mut hist.inverted_min, u64::MAX - value);
+    if value > MAX_VALUE {
+        add(&mut hist.over, 1);
+    }
+    if let Some(bucket) = hist.buckets.get_mut(index(value)) {
+        add(bucket, 1);
+    }
 }
 
 /// Takes the next free index of a table. The caller checks it against the table's size.

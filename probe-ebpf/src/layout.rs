@@ -47,6 +47,15 @@ pub const MEMBERS: &[FieldRef] = &[
     member("task_struct", "flags", "OFF_TASK_FLAGS"),
     member("task_struct", "__state", "OFF_TASK_STATE"),
     member("work_struct", "func", "OFF_WORK_FUNC"),
+    member("sk_buff", "dev", "OFF_SKB_DEV"),
+    member("sk_buff", "len", "OFF_SKB_LEN"),
+    member("sk_buff", "head", "OFF_SKB_HEAD"),
+    member("sk_buff", "end", "OFF_SKB_END"),
+    member("skb_shared_info", "gso_size", "OFF_SHINFO_GSO_SIZE"),
+    member("skb_shared_info", "gso_segs", "OFF_SHINFO_GSO_SEGS"),
+    member("net_device", "ifindex", "OFF_NETDEV_IFINDEX"),
+    member("net_device", "nd_net.net", "OFF_NETDEV_NET"),
+    member("net", "ns.inum", "OFF_NET_INUM"),
 ];
 
 /// Fields of classic tracepoints, for events whose raw arguments do not carry the value.
@@ -72,6 +81,7 @@ pub const FIELDS: &[RecordField] = &[
     field("kvm/kvm_vcpu_wakeup", "waited", "REC_WAKEUP_WAITED"),
     field("sched/sched_switch", "next_pid", "REC_SWITCH_NEXT_PID"),
     field("sched/sched_switch", "prev_state", "REC_SWITCH_PREV_STATE"),
+    field("skb/kfree_skb", "skbaddr", "REC_KFREE_SKB"),
 ];
 
 /// Address of `irqfd_inject` (kvm), 0 when not known.
@@ -103,6 +113,10 @@ pub const OPTIONAL: &[&str] = &[
     "OFF_TASK_COMM",
     "OFF_TASK_FLAGS",
     "OFF_TASK_STATE",
+    "OFF_SHINFO_GSO_SIZE",
+    "OFF_SHINFO_GSO_SEGS",
+    "OFF_NETDEV_NET",
+    "OFF_NET_INUM",
 ];
 
 #[cfg(test)]

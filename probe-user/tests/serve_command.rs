@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 use std::{
+    collections::BTreeSet,
     io::{BufRead, BufReader, Lines, Read, Write},
     net::{TcpListener, TcpStream},
     os::fd::OwnedFd,
@@ -162,6 +163,54 @@ fn a_socket_that_is_handed_over_is_listened_on() {
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.contains("\nvfprobe_up 1\n"), "{answer}");
     drop(service);
     assert!(TcpStream::connect(address).is_err(), "the socket was the service's alone");
+}
+
+/// Capabilities of a service's threads, by the kernel's own account: name, effective and permitted sets, `no_new_privs`.
+fn threads(pid: u32) -> BTreeSet<(String, u64, u64, u8)> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let statuses = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("status")).ok());
+    let thread = |status: String| {
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(":\t"));
+            line.unwrap().to_owned()
+        };
+        let set = |name| u64::from_str_radix(&field(name), 16).unwrap();
+        (field("Name"), set("CapEff"), set("CapPrm"), field("NoNewPrivs").parse().unwrap())
+    };
+    statuses.map(thread).collect()
+}
+
+#[test]
+fn only_who_watches_the_host_keeps_capabilities() {
+    const BPF: u64 = 1 << 39;
+    // CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH by their numbers (linux/capability.h).
+    const WATCH: u64 = BPF | 1 << 38 | 1 << 19 | 1 << 2;
+    let dir = tempfile::tempdir().unwrap();
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap().to_string();
+    drop(socket);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vfprobe"));
+    command.args(["serve", "--log-format", "json", "--listen", &address, "--state-dir"]).arg(dir.path());
+    let name = "only_who_watches_the_host_keeps_capabilities";
+    let Some((service, _log)) = started(name, command) else { return };
+    // An answer: from here on there are threads that read the probes, and they can.
+    let mut stream = TcpStream::connect(&address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: t\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.contains("\nvfprobe_up 1\n"), "{answer}");
+    let threads = threads(service.0.id());
+    let names: BTreeSet<&str> = threads.iter().map(|(name, ..)| name.as_str()).collect();
+    assert_eq!(names, ["follow", "tokio-rt-worker", "vfprobe"].into(), "{threads:x?}");
+    for (name, effective, permitted, no_new_privs) in &threads {
+        assert_eq!((effective, no_new_privs), (permitted, &1), "{name}");
+        match name.as_str() {
+            "follow" => assert_eq!(effective & !WATCH, 0, "{effective:x}"),
+            // Older kernels ask for it of who reads.
+            _ => assert!([0, BPF].contains(effective), "{name}: {effective:x}"),
+        }
+    }
 }
 
 #[test]

@@ -42,6 +42,9 @@ equal nothing-changed-without-a-guest "" "$(changed /out/before)"
 # --- a guest comes -------------------------------------------------------------------------------------------------
 check vm1-starts guest_vf vm1 192.168.0.101 2 0 -action reboot=reset
 check follows-a-start wait_for 30 "the policy in force" in_force
+# CAP_SYS_NICE, CAP_NET_ADMIN, CAP_SYS_PTRACE, CAP_DAC_READ_SEARCH.
+equal controller-keeps-what-it-writes-with CapEff:0000000000881004 "$(grep -l '^Name:[[:space:]]controller$' \
+  /proc/$SERVE/task/*/status | xargs grep -h ^CapEff | tr -d '\t')"
 ping -q -i 0.2 192.168.0.101 >/dev/null 2>&1 &
 equal second-controller 3 "$(vfprobe serve --listen 127.0.0.1:19818 --policy /tmp/policy.toml >/tmp/second.log 2>&1; echo $?)"
 check second-is-told-why grep -q "held by another vfprobe (pid $SERVE)" /tmp/second.log

@@ -67,6 +67,14 @@ done
 equal nothing-unregistered 0 "$(value two vfprobe_unregistered_series)"
 positive mode "$(value two vfprobe_irq_delivery_mode_info 'guest="vm1"' 'mode="remapped"')"
 
+# What the probes take to be attached is kept by one thread alone; the others still read them.
+capabilities() { # NAME: sets of the service's threads of that name
+  grep -l "^Name:[[:space:]]$1\$" /proc/"$SERVE"/task/*/status | xargs grep -h '^CapEff' | sort -u | tr -d '\t'
+}
+equal answers-without-capabilities CapEff:0000000000000000 "$(capabilities vfprobe)"
+equal reads-without-capabilities CapEff:0000000000000000 "$(capabilities tokio-rt-worker)"
+equal watches-with-four CapEff:000000c000080004 "$(capabilities follow)"
+
 # A client that says nothing keeps nobody out.
 sleep infinity | socat - TCP:127.0.0.1:19817 &
 IDLE=$!
@@ -77,6 +85,8 @@ kill "$IDLE"
 check apply vfprobe apply --guest vm1 --cpus 2 --placement own --yes
 check own-in-force wait_for 20 "the configuration own" in_force own
 scrape four
+# vm1's vCPU has been promised a CPU: the probe for that is attached only now.
+check noise-attached-late wait_for 30 "cpu_noise" eval 'scrape now && [[ $(value now vfprobe_probe_up probe=\"cpu_noise\") == 1 ]]'
 check more-traffic ping -q -c 100 -i 0.02 192.168.0.101
 scrape five
 equal no-drift 0 "$(value five vfprobe_config_drifted_settings)"

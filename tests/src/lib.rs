@@ -1,3 +1,4 @@
 //! Support for vfprobe's tests against real kernels.
 
+pub mod net;
 pub mod oracle;

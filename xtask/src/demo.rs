@@ -1,6 +1,6 @@
 //! `cargo xtask demo`: the experiment vfprobe is for, end to end, on any machine: a verdict on direct interrupt
-//! routing, measured in the lab by the product itself. This file builds, boots, and shows; what happens inside is
-//! tests/lab/support/demo.sh.
+//! routing, or with `--paths` the paths of packets side by side, measured in the lab by the product itself. This file
+//! builds, boots, and shows; what happens inside is tests/lab/support/demo.sh or demo-paths.sh.
 
 use std::fs;
 use std::path::Path;
@@ -15,14 +15,30 @@ use crate::workspace::Workspace;
 
 /// Three times what it takes on two cores.
 const LIMIT: Duration = Duration::from_secs(900);
-/// What the demo leaves behind, below `out/demo`, and what to say about it.
-const RESULTS: [(&str, &str); 5] = [
-    ("verdict.txt", "the verdict as text"),
-    ("report.html", "the report: open it in a browser"),
-    ("session.vfprobe", "the session: `vfprobe show` and `vfprobe compare` read it"),
-    ("topology.txt", "the host as vfprobe saw it"),
-    ("rollback.txt", "settings before and after"),
-];
+/// What is shown: the script, where it leaves its results, and what to say about each of them.
+struct Show {
+    script: &'static str,
+    folder: &'static str,
+    results: &'static [(&'static str, &'static str)],
+}
+
+const TUNING: Show = Show {
+    script: "tests/lab/support/demo.sh",
+    folder: "out/demo",
+    results: &[
+        ("verdict.txt", "the verdict as text"),
+        ("report.html", "the report: open it in a browser"),
+        ("session.vfprobe", "the session: `vfprobe show` and `vfprobe compare` read it"),
+        ("topology.txt", "the host as vfprobe saw it"),
+        ("rollback.txt", "settings before and after"),
+    ],
+};
+
+const PATHS: Show = Show {
+    script: "tests/lab/support/demo-paths.sh",
+    folder: "out/demo-paths",
+    results: &[("paths.txt", "the four paths side by side"), ("path.txt", "`vfprobe path` of that host")],
+};
 
 /// Arguments of `cargo xtask demo`.
 #[derive(Debug, clap::Args)]
@@ -30,6 +46,9 @@ pub(crate) struct Args {
     /// Kernel of the emulated host: 6.1, 6.12, or a Debian suite
     #[arg(long, default_value = "6.12")]
     kernel: Kernel,
+    /// Instead: the same traffic over an emulated card, virtio-net, vhost-net and a VF, and what each of them costs
+    #[arg(long)]
+    paths: bool,
 }
 
 /// Runs the command.
@@ -39,12 +58,13 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     // Held until the end: nobody may replace the images of a running lab.
     let _lock = lab.images.ready(std::slice::from_ref(&args.kernel), false)?;
     let share = lab.stage(false)?;
-    let out = workspace.root.join("out/demo");
+    let show = if args.paths { PATHS } else { TUNING };
+    let out = workspace.root.join(show.folder);
     if out.is_dir() {
         fs::remove_dir_all(&out).with_context(|| format!("cannot empty {}", out.display()))?;
     }
     let options = Options { share: Some(share), out: Some(out.clone()), ..Options::default() };
-    let script = workspace.root.join("tests/lab/support/demo.sh");
+    let script = workspace.root.join(show.script);
     let mut steps = Steps::new("booting an emulated host with an SR-IOV card");
     let ended = lab.run(&args.kernel, &script, LIMIT, &options, &mut |line| steps.line(line));
     steps.end(matches!(ended, Ok(0)));
@@ -55,14 +75,14 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
         }
     }
     println!("\nDone in {:.0} s. Left in {}:", start.elapsed().as_secs_f64(), out.display());
-    println!("{}", results(&out)?);
+    println!("{}", results(&show, &out)?);
     Ok(ExitCode::SUCCESS)
 }
 
 /// The files that were left, each with its size; one that is missing is an error.
-fn results(out: &Path) -> Result<String> {
+fn results(show: &Show, out: &Path) -> Result<String> {
     let mut lines = Vec::new();
-    for (name, what) in RESULTS {
+    for (name, what) in show.results {
         let file = out.join(name);
         let size = fs::metadata(&file).with_context(|| format!("the demo left no {}", file.display()))?.len();
         lines.push(format!("  {name:<16} {:>6}  {what}", size_text(size)));
@@ -106,14 +126,16 @@ mod tests {
 
     #[test]
     fn every_result_is_named_and_a_missing_one_is_an_error() {
-        let dir = tempfile::tempdir().unwrap();
-        let error = results(dir.path()).unwrap_err().to_string();
-        assert!(error.starts_with("the demo left no ") && error.ends_with("verdict.txt"), "{error}");
-        for (name, _) in RESULTS {
-            fs::write(dir.path().join(name), "x".repeat(1025)).unwrap();
+        for show in [TUNING, PATHS] {
+            let dir = tempfile::tempdir().unwrap();
+            let error = results(&show, dir.path()).unwrap_err().to_string();
+            assert!(error.starts_with("the demo left no ") && error.ends_with(show.results[0].0), "{error}");
+            for (name, _) in show.results {
+                fs::write(dir.path().join(name), "x".repeat(1025)).unwrap();
+            }
+            let text = results(&show, dir.path()).unwrap();
+            assert_eq!(text.lines().count(), show.results.len());
+            assert!(text.starts_with(&format!("  {:<16}  2 KiB  ", show.results[0].0)), "{text}");
         }
-        let text = results(dir.path()).unwrap();
-        assert_eq!(text.lines().count(), RESULTS.len());
-        assert!(text.starts_with("  verdict.txt       2 KiB  the verdict"), "{text}");
     }
 }

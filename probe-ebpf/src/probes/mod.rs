@@ -2,5 +2,6 @@
 
 pub mod cpu_noise;
 pub mod irq_delivery;
+pub mod packet_path;
 pub mod vcpu_sched;
 pub mod vm_exit;

@@ -1,12 +1,15 @@
 //! Use cases: what a command does, without how it is asked for or printed.
 
 pub mod control;
+mod cpu_time;
 pub mod guests;
 pub mod interrupt;
 pub mod isolation;
 pub mod loads;
 pub mod observe;
 mod own_cost;
+pub mod path;
+pub mod privileges;
 pub mod reconcile;
 pub mod record;
 mod renewal;

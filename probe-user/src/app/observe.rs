@@ -1,22 +1,28 @@
 //! Observing: probes attached, a window opened, snapshots taken.
 
+use super::cpu_time::CpuTime;
 use crate::bpf::{LoadError, Loaded, Sizes};
-use crate::host::{HostRoot, read_vf_counters};
+use crate::host::{HostRoot, read_paths, read_vf_counters};
 use crate::model::CpuSet;
+use crate::model::path::Paths;
 use crate::model::topology::Topology;
 use crate::probes::irq_delivery::{self, Accepted};
 use crate::probes::vectors::Look;
 use crate::probes::{Names, PROBES, ProbeReport, ReadError, Verdict};
 use crate::stats::{Series, Snapshot};
 use probe_ebpf::control::Window;
+use probe_ebpf::probes::packet_path::DEVICES;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Probes at work. Dropping it detaches them.
 #[derive(Debug)]
 pub struct Observer {
+    root: HostRoot,
     pub(super) loaded: Loaded,
     window: Window,
+    paths: Paths,
+    cpu_time: Option<CpuTime>,
     pub(super) sizes: Sizes,
     /// What the programs of observers before this one have cost, by probe.
     pub(super) spent: BTreeMap<&'static str, (Duration, u64)>,
@@ -41,8 +47,18 @@ impl Observer {
     /// [`LoadError`] when nothing can be observed here.
     pub fn start_anywhere(root: &HostRoot, topology: &Topology) -> Result<Self, LoadError> {
         let sizes = sizes_for(topology);
-        let loaded = Loaded::new(root, sizes, &owners(topology))?;
-        Ok(Self { loaded, window: Window::default(), sizes, spent: BTreeMap::new() })
+        let mut loaded = Loaded::new(root, sizes, &owners(topology))?;
+        let paths = read_paths(root, topology);
+        loaded.set_paths(&paths)?;
+        Ok(Self {
+            root: root.clone(),
+            loaded,
+            window: Window::default(),
+            paths,
+            cpu_time: None,
+            sizes,
+            spent: BTreeMap::new(),
+        })
     }
 
     /// The loaded object: for tests that run single programs with arguments of their own.
@@ -99,7 +115,31 @@ impl Observer {
     /// # Errors
     /// When a map cannot be written.
     pub fn update(&mut self, topology: &Topology) -> Result<(), ReadError> {
-        self.loaded.set_owners(&owners(topology))
+        self.loaded.set_owners(&owners(topology))?;
+        self.follow_paths(read_paths(&self.root, topology))
+    }
+
+    /// Says which network devices guests' packets pass.
+    ///
+    /// # Errors
+    /// When a map cannot be written.
+    pub fn follow_paths(&mut self, paths: Paths) -> Result<(), ReadError> {
+        self.loaded.set_paths(&paths)?;
+        self.paths = paths;
+        Ok(())
+    }
+
+    /// From now on every packet is followed, whatever that costs.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub fn follow_every_packet(&mut self) -> Result<(), ReadError> {
+        self.loaded.follow_at_most(None)
+    }
+
+    /// From now on snapshots tell what CPU time the guests' threads took since. It takes reading a file of each thread.
+    pub fn count_cpu_time(&mut self, topology: &Topology) {
+        self.cpu_time = Some(CpuTime::start(&self.root, topology));
     }
 
     /// Which vCPUs the vectors of VFs have gone to; nothing where that cannot be observed.
@@ -143,12 +183,15 @@ impl Observer {
             to_ns: self.window.until_ns.min(monotonic_ns()),
             ..Snapshot::default()
         };
-        let names = Names::new(topology);
+        let names = Names::new(topology).with_paths(&self.paths);
         let maps = self.loaded.maps();
         for (probe, report) in PROBES.iter().zip(self.loaded.reports()) {
             if matches!(report.verdict, Verdict::Ready { .. }) {
                 (probe.collect)(&maps, &names, report, &mut snapshot)?;
             }
+        }
+        if let Some(cpu_time) = &self.cpu_time {
+            snapshot.counters.extend(cpu_time.counters(&self.root, topology));
         }
         for (probe, cause, times) in self.loaded.lost()? {
             snapshot.lost.insert(format!("{probe}.{cause}"), times);
@@ -202,6 +245,10 @@ pub(super) fn sizes_for(topology: &Topology) -> Sizes {
         exits: (vcpus * 32).clamp(256, 16384),
         // A CPU shows some thirty sources, an isolated one far fewer.
         noise: count(topology.cpus.len()).saturating_mul(64).clamp(128, 4096),
+        // Each with its bridge and uplink.
+        devices: count(topology.guests.iter().map(|g| g.nics.len()).sum())
+            .saturating_mul(4)
+            .clamp(16, DEVICES),
     }
 }
 

@@ -117,6 +117,7 @@ pub async fn record_run(
         () = ended(&mut running) => false,
         () = stop.requested() => true,
     };
+    observer.count_cpu_time(&topology);
     let window = observer.open(request.duration)?;
     writer.start_run(&RunStart {
         config: request.config.to_owned(),

@@ -35,6 +35,6 @@ impl Loaded {
     }
 
     fn known_irq(&self, irq: u32) -> Result<KnownIrq, ReadError> {
-        super::maps::Maps(&self.ebpf).element("KNOWN_IRQS", irq)
+        super::maps::Maps(&self.ebpf, &self.facts).element("KNOWN_IRQS", irq)
     }
 }

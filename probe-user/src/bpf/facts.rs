@@ -55,6 +55,12 @@ fn read_btf(root: &HostRoot, facts: &mut KernelFacts) {
             facts.raw.insert(hook.name(), params);
         }
     }
+    // A kernel before 5.17 has none.
+    let reasons = base.enumerators("skb_drop_reason").unwrap_or_default();
+    facts.drop_reasons = reasons
+        .into_iter()
+        .map(|(name, value)| (value, name.trim_start_matches("SKB_DROP_REASON_").to_owned()))
+        .collect();
     if let Some(params) = facts.raw.get("kvm_inj_virq") {
         facts.globals.insert(INJ_TELLS_REINJECTION, u64::from(params.len() >= 3));
     }

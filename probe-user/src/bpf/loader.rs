@@ -14,6 +14,7 @@ use aya::programs::{Program, ProgramError, RawTracePoint, TracePoint};
 use aya::{Ebpf, EbpfLoader};
 use probe_ebpf::control::Window;
 use probe_ebpf::probes::irq_delivery::STAGES;
+use probe_ebpf::probes::packet_path::{FOLLOWED_PER_STRETCH, HOPS};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -30,6 +31,8 @@ pub struct Sizes {
     pub exits: u32,
     /// (CPU, source) series of `cpu_noise`.
     pub noise: u32,
+    /// Network devices on guests' paths.
+    pub devices: u32,
 }
 
 /// Why nothing could be loaded at all.
@@ -60,6 +63,8 @@ pub struct Loaded {
     pub(super) facts: KernelFacts,
     reports: Vec<ProbeReport>,
     guarded: CpuSet,
+    /// Packets to follow on a CPU in a stretch of time at most; 0 = all.
+    pub(super) follow_limit: u32,
 }
 
 impl std::fmt::Debug for Loaded {
@@ -77,12 +82,19 @@ impl Loaded {
     pub fn new(root: &HostRoot, sizes: Sizes, owners: &BTreeMap<u32, u32>) -> Result<Self, LoadError> {
         let facts = read_facts(root);
         let ebpf = load_object(&facts, sizes)?;
-        let mut loaded = Self { ebpf, facts, reports: Vec::new(), guarded: CpuSet::new() };
+        let mut loaded = Self {
+            ebpf,
+            facts,
+            reports: Vec::new(),
+            guarded: CpuSet::new(),
+            follow_limit: FOLLOWED_PER_STRETCH,
+        };
         // Before anything is attached: an interrupt without an owner counts as lost.
         loaded.set_owners(owners)?;
         for probe in PROBES {
             loaded.reports.push(match probe.needs {
-                Needs::GuardedCpus => nothing_guarded(probe),
+                Needs::GuardedCpus => not_applicable(probe, NOTHING_GUARDED),
+                Needs::Taps => not_applicable(probe, NO_TAPS),
                 Needs::Nothing | Needs::Vcpu => attach_probe(&mut loaded.ebpf, probe, &loaded.facts),
             });
         }
@@ -114,13 +126,19 @@ impl Loaded {
                 map.set(cpu.0, flag, 0).map_err(|e| read_error(NAME, e))?;
             }
         }
+        if !cpus.is_empty() {
+            self.attach_late(Needs::GuardedCpus);
+        }
+        Ok(())
+    }
+
+    /// Attaches the probes that need this, once it is there.
+    pub(super) fn attach_late(&mut self, needs: Needs) {
         for (probe, report) in PROBES.iter().zip(&mut self.reports) {
-            let unattached = matches!(report.verdict, Verdict::NotApplicable { .. });
-            if probe.needs == Needs::GuardedCpus && unattached && !cpus.is_empty() {
+            if probe.needs == needs && matches!(report.verdict, Verdict::NotApplicable { .. }) {
                 *report = attach_probe(&mut self.ebpf, probe, &self.facts);
             }
         }
-        Ok(())
     }
 
     /// How each probe fares, in registry order.
@@ -137,7 +155,7 @@ impl Loaded {
     /// The maps, to be read.
     #[must_use]
     pub fn maps(&self) -> impl MapReader + '_ {
-        Maps(&self.ebpf)
+        Maps(&self.ebpf, &self.facts)
     }
 
     /// What was lost so far: probe, cause, times.
@@ -145,7 +163,7 @@ impl Loaded {
     /// # Errors
     /// When the map cannot be read.
     pub fn lost(&self) -> Result<Vec<(&'static str, &'static str, u64)>, ReadError> {
-        Maps(&self.ebpf).lost()
+        Maps(&self.ebpf, &self.facts).lost()
     }
 
     /// How long and how often a probe's programs have run; `None` while the kernel does not count that
@@ -259,6 +277,8 @@ fn load_object(facts: &KernelFacts, sizes: Sizes) -> Result<Ebpf, LoadError> {
         ("NOISE", sizes.noise),
         ("NOISE_IDS", sizes.noise),
         ("NOISE_HIST", sizes.noise),
+        ("PATH_COUNTS", sizes.devices),
+        ("PATH_HIST", sizes.devices * HOPS),
     ] {
         loader.map_max_entries(map, size);
     }
@@ -297,9 +317,11 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     text.split('\n').next().unwrap_or_default().to_owned()
 }
 
-fn nothing_guarded(probe: &ProbeSpec) -> ProbeReport {
-    let reason = "no CPU is guarded: no vCPU is pinned to a part of the CPUs".to_owned();
-    let verdict = Verdict::NotApplicable { reason };
+const NOTHING_GUARDED: &str = "no CPU is guarded: no vCPU is pinned to a part of the CPUs";
+const NO_TAPS: &str = "no guest has a tap in this network namespace";
+
+fn not_applicable(probe: &ProbeSpec, reason: &str) -> ProbeReport {
+    let verdict = Verdict::NotApplicable { reason: reason.to_owned() };
     ProbeReport { probe: probe.name.to_owned(), verdict, attached: Vec::new() }
 }
 

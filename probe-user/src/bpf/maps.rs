@@ -1,15 +1,16 @@
 //! Reading the probes' maps through aya.
 
-use crate::probes::{MapReader, ReadError};
+use crate::probes::{KernelFacts, MapReader, ReadError};
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
 use probe_ebpf::control::{Lost, Table};
 use probe_ebpf::hist::Hist;
+use probe_ebpf::probes::packet_path::{Counts, Device, DropKey, Sampling, Softirqs};
 use probe_ebpf::probes::{cpu_noise, irq_delivery, vcpu_sched, vm_exit};
 use probe_ebpf::vcpu::Vcpu;
 
 /// Maps of a loaded object.
-pub(super) struct Maps<'a>(pub(super) &'a Ebpf);
+pub(super) struct Maps<'a>(pub(super) &'a Ebpf, pub(super) &'a KernelFacts);
 
 impl Maps<'_> {
     fn map(&self, name: &'static str) -> Result<&Map, ReadError> {
@@ -19,6 +20,18 @@ impl Maps<'_> {
     pub(super) fn element<T: aya::Pod>(&self, name: &'static str, index: u32) -> Result<T, ReadError> {
         let array: Array<&MapData, T> = self.map(name)?.try_into().map_err(|e| error(name, e))?;
         array.get(&index, 0).map_err(|e| error(name, e))
+    }
+
+    /// An element of a per-CPU array, all CPUs' copies joined.
+    fn joined<T: aya::Pod + Default>(
+        &self,
+        name: &'static str,
+        index: u32,
+        join: impl Fn(T, &T) -> T,
+    ) -> Result<T, ReadError> {
+        let array: PerCpuArray<&MapData, T> = self.map(name)?.try_into().map_err(|e| error(name, e))?;
+        let per_cpu = array.get(&index, 0).map_err(|e| error(name, e))?;
+        Ok(per_cpu.iter().fold(T::default(), join))
     }
 
     fn size<T: aya::Pod>(&self, name: &'static str) -> Result<u32, ReadError> {
@@ -98,6 +111,59 @@ impl MapReader for Maps<'_> {
         Ok(vcpus)
     }
 
+    fn path_devices(&self) -> Result<Vec<(u32, Device)>, ReadError> {
+        self.entries("PATH_DEVICES")
+    }
+
+    fn path_counts(&self, index: u32) -> Result<Counts, ReadError> {
+        self.joined("PATH_COUNTS", index, |mut sum: Counts, one| {
+            sum.packets.iter_mut().zip(one.packets).for_each(|(sum, n)| *sum += n);
+            sum.bytes.iter_mut().zip(one.bytes).for_each(|(sum, n)| *sum += n);
+            Counts {
+                merged_in: sum.merged_in + one.merged_in,
+                segments_in: sum.segments_in + one.segments_in,
+                merged_out: sum.merged_out + one.merged_out,
+                segments_out: sum.segments_out + one.segments_out,
+                busy: sum.busy + one.busy,
+                ..sum
+            }
+        })
+    }
+
+    fn path_drops(&self) -> Result<Vec<(DropKey, u64)>, ReadError> {
+        self.entries("PATH_DROPS")
+    }
+
+    fn path_sampling(&self) -> Result<Sampling, ReadError> {
+        self.joined("PATH_SAMPLING", 0, |sum: Sampling, one| Sampling {
+            seen: sum.seen + one.seen,
+            followed: sum.followed + one.followed,
+            clones: sum.clones + one.clones,
+            left: sum.left + one.left,
+            most: sum.most.max(one.most),
+            ..sum
+        })
+    }
+
+    fn path_softirqs(&self) -> Result<Softirqs, ReadError> {
+        self.joined("PATH_SOFTIRQS", 0, |sum: Softirqs, one| Softirqs {
+            start_ns: 0,
+            tx_ns: sum.tx_ns + one.tx_ns,
+            rx_ns: sum.rx_ns + one.rx_ns,
+            polls: sum.polls + one.polls,
+            polled: sum.polled + one.polled,
+        })
+    }
+
+    fn drop_reason(&self, reason: u32) -> String {
+        // Without names there are no reasons either, and the programs put 0.
+        match self.1.drop_reasons.get(&reason) {
+            Some(name) => name.clone(),
+            None if reason == 0 => "not told".to_owned(),
+            None => format!("reason {reason}"),
+        }
+    }
+
     fn used(&self, table: Table) -> Result<u32, ReadError> {
         let next: u64 = self.element("NEXT", table as u32)?;
         // An index is taken before it is checked, so the counter can run past the table's end.
@@ -107,6 +173,7 @@ impl MapReader for Maps<'_> {
             Table::Exits => self.size::<vm_exit::ExitSeries>("EXITS")?,
             Table::Scheds => self.size::<Hist>("SCHED_HIST")?,
             Table::Noise => self.size::<cpu_noise::NoiseSeries>("NOISE")?,
+            Table::Flights => self.size::<u64>("FLIGHT_RING")?,
         };
         Ok(u32::try_from(next).unwrap_or(u32::MAX).min(size))
     }

@@ -9,6 +9,7 @@ mod kernels;
 mod loader;
 mod maps;
 mod object;
+mod paths;
 mod vector_table;
 
 pub use loader::{LoadError, Loaded, Sizes};

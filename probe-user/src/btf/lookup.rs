@@ -70,6 +70,23 @@ pub(super) fn raw_tracepoint(section: &Section, event: &str) -> Result<Vec<Param
     Err(BtfError::NotFound { what: "raw tracepoint", name: event.to_owned() })
 }
 
+pub(super) fn enumerators(section: &Section, name: &str) -> Result<Vec<(String, u32)>, BtfError> {
+    let mut layer = Some(section);
+    while let Some(searched) = layer {
+        // An empty one is a declaration without its values.
+        let found = searched.named(name)?.into_iter().find(|t| t.kind == Kind::Enum && t.vlen > 0);
+        if let Some(t) = found {
+            let one = |n| {
+                let name = section.string(section.trailer_word(&t, n * 2)?)?;
+                Ok((name.to_owned(), section.trailer_word(&t, n * 2 + 1)?))
+            };
+            return (0..t.vlen).map(one).collect();
+        }
+        layer = searched.base();
+    }
+    Err(BtfError::NotFound { what: "enum", name: name.to_owned() })
+}
+
 fn structs(section: &Section, name: &str) -> Result<Vec<Type>, BtfError> {
     let mut found = section.named(name)?;
     found.retain(|t| matches!(t.kind, Kind::Struct | Kind::Union));

@@ -69,7 +69,7 @@ pub enum BtfError {
     /// No type of that name.
     #[error("no {what} {name:?} in this kernel's BTF")]
     NotFound {
-        /// `struct` or `raw tracepoint`.
+        /// `struct`, `enum` or `raw tracepoint`.
         what: &'static str,
         /// The name asked for.
         name: String,
@@ -134,6 +134,14 @@ impl Btf {
     /// As [`Btf::offset_of`].
     pub fn member(&self, strct: &str, path: &str) -> Result<Member, BtfError> {
         lookup::member(&self.section, strct, path)
+    }
+
+    /// Names and values of an enumeration of 32-bit values, in its order.
+    ///
+    /// # Errors
+    /// [`BtfError::NotFound`] when this kernel or module has none of that name.
+    pub fn enumerators(&self, name: &str) -> Result<Vec<(String, u32)>, BtfError> {
+        lookup::enumerators(&self.section, name)
     }
 
     /// What the raw tracepoint passes to a program: the prototype behind `btf_trace_<event>`, without its

@@ -239,7 +239,7 @@ impl Section {
         }
     }
 
-    /// Types of this blob (not of its base) with that name, among structures, unions and typedefs.
+    /// Types of this blob (not of its base) with that name, among structures, unions, enumerations and typedefs.
     pub(super) fn named(&self, name: &str) -> Result<Vec<Type>, BtfError> {
         let index = self.names.get_or_init(|| self.index_names());
         let wanted = hash(name.as_bytes());
@@ -260,7 +260,8 @@ impl Section {
         let mut index: Vec<(u64, u32)> = (self.first_id..)
             .zip(&self.starts)
             .filter_map(|(id, start)| type_at(&self.bytes, *start as usize, id).ok())
-            .filter(|t| t.name != 0 && matches!(t.kind, Kind::Struct | Kind::Union | Kind::Typedef))
+            .filter(|t| t.name != 0)
+            .filter(|t| matches!(t.kind, Kind::Struct | Kind::Union | Kind::Enum | Kind::Typedef))
             .filter_map(|t| Some((hash(self.string_bytes(t.name).ok()?), t.id)))
             .collect();
         index.sort_unstable();

@@ -16,6 +16,7 @@ const PTR: u32 = 2;
 const ARRAY: u32 = 3;
 const STRUCT: u32 = 4;
 const UNION: u32 = 5;
+const ENUM: u32 = 6;
 const TYPEDEF: u32 = 8;
 const CONST: u32 = 10;
 const FUNC_PROTO: u32 = 13;
@@ -108,6 +109,10 @@ fn sample() -> Blob {
     b.composite("flags", STRUCT | FLAG, 8, &[("low", u32_id, 3 << 24), ("high", u32_id, 32)]);
     b.composite("twice", STRUCT, 8, &[("same", u32_id, 32), ("moved", u32_id, 0)]);
     b.composite("twice", STRUCT, 8, &[("same", u32_id, 32), ("moved", u32_id, 32), ("only", u32_id, 0)]);
+    b.ty("reason", ENUM, 0, 4);
+    b.ty("reason", ENUM, 2, 4);
+    let [none, full] = ["REASON_NONE", "REASON_FULL"].map(|name| b.string(name));
+    b.words(&[none, 0, full, 7]);
     b
 }
 
@@ -126,6 +131,18 @@ fn module(base: &Blob) -> Blob {
     let own_id = m.next_id;
     m.composite("circle", STRUCT, 4, &[("", own_id, 0), ("", own_id, 0)]);
     m
+}
+
+#[test]
+fn enumerators_have_names_and_values() {
+    let base = sample();
+    let kernel = Btf::parse(base.finish()).unwrap();
+    let expected = vec![("REASON_NONE".to_owned(), 0), ("REASON_FULL".to_owned(), 7)];
+    assert_eq!(kernel.enumerators("reason"), Ok(expected.clone()));
+    let module = Btf::parse_split(&kernel, module(&base).finish()).unwrap();
+    assert_eq!(module.enumerators("reason"), Ok(expected));
+    let missing = BtfError::NotFound { what: "enum", name: "outer".into() };
+    assert_eq!(kernel.enumerators("outer"), Err(missing));
 }
 
 #[test]

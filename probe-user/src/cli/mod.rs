@@ -11,6 +11,7 @@ mod isolation;
 mod log;
 mod man;
 mod paint;
+mod path;
 mod plan;
 mod policy;
 mod progress;
@@ -105,6 +106,8 @@ pub enum Command {
     Status(status::Args),
     /// Judge what disturbs CPUs that were promised to vCPUs; exit code 1 when it is over budget
     Isolation(isolation::Args),
+    /// Show the paths of guests' packets through the host, hop by hop, and beside them the VFs that need none
+    Path(path::Args),
     /// Export all figures to Prometheus until stopped
     Serve(serve::Args),
     /// Print the completion script of a shell
@@ -137,6 +140,7 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Rollback(args) => rollback::run(&globals, &args),
         Command::Status(args) => status::run(&globals, &args),
         Command::Isolation(args) => isolation::run(&globals, &args),
+        Command::Path(args) => path::run(&globals, &args),
         Command::Serve(args) => serve::run(&globals, &args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),

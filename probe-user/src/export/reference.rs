@@ -69,6 +69,7 @@ pub fn markdown() -> String {
     table(&mut text, "VM exits (`vm_exit`)", |m| probe(m) == Some("vm_exit"));
     table(&mut text, "Scheduling of vCPUs (`vcpu_sched`)", |m| probe(m) == Some("vcpu_sched"));
     table(&mut text, "Noise on guarded CPUs (`cpu_noise`)", |m| probe(m) == Some("cpu_noise"));
+    table(&mut text, "Packet paths (`packet_path`)", |m| probe(m) == Some("packet_path"));
     table(&mut text, "Packets of VFs", |m| m.origin == Origin::Driver);
     text.push_str(VFS);
     table(&mut text, "State and own cost", |m| m.origin == Origin::Exporter);

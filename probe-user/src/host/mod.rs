@@ -4,6 +4,7 @@
 //! Read only, by construction: nothing here opens a file for writing. Every reader of files takes a [`HostRoot`], so
 //! that tests lay out a tree of their own. Knows no BPF, no policy, and not what its answers are for.
 
+mod cpu_time;
 mod cpus;
 mod error;
 mod facts;
@@ -19,6 +20,7 @@ mod netlink;
 mod nic_options;
 mod nics;
 mod owners;
+mod paths;
 mod process;
 mod reader;
 mod root;
@@ -30,6 +32,7 @@ mod vfio;
 mod vfs;
 mod vmm;
 
+pub use cpu_time::read_cpu_time;
 pub use error::{HostError, Malformed};
 pub use facts::read_facts;
 pub use interrupts::{InterruptRow, VfioInterrupt, VfioKind, parse_interrupts, parse_vfio_action};
@@ -38,6 +41,7 @@ pub use knobs::{KnobFile, KnobForm, ifindex_file, knob_file, read_knobs};
 pub use mode::{Posting, PostingFacts, judge_posting, read_virtual_apic};
 pub use neighbours::read_guest_addresses;
 pub use owners::read_owners;
+pub use paths::read_paths;
 pub use process::{ThreadStat, parse_allowed_cpus, parse_stat};
 pub use root::HostRoot;
 pub use threads::read_host_threads;

@@ -8,6 +8,7 @@ pub mod ids;
 pub mod knob;
 pub mod nic;
 pub mod owners;
+pub mod path;
 pub mod pci;
 pub mod thread;
 pub mod topology;

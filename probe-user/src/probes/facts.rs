@@ -15,6 +15,8 @@ pub struct KernelFacts {
     pub unresolved: BTreeMap<&'static str, String>,
     /// Arguments of raw tracepoints by event name, where BTF tells them.
     pub raw: BTreeMap<&'static str, Vec<Param>>,
+    /// Names of the reasons for dropping a packet (`enum skb_drop_reason`), where BTF tells them.
+    pub drop_reasons: BTreeMap<u32, String>,
     /// Why BTF cannot be used, when it cannot.
     pub no_btf: Option<String>,
     /// Events that tracefs lists (`system/event`).

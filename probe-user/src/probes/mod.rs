@@ -8,6 +8,7 @@ mod exit_names;
 pub mod facts;
 pub mod hook;
 pub mod irq_delivery;
+pub mod packet_path;
 mod user_exit_names;
 pub mod vcpu;
 pub mod vcpu_sched;
@@ -17,6 +18,7 @@ pub mod vm_exit;
 pub use facts::KernelFacts;
 pub use hook::{Hook, Role, Variant};
 
+use crate::model::path::Paths;
 use crate::model::topology::Topology;
 use crate::stats::Snapshot;
 use serde::{Deserialize, Serialize};
@@ -46,11 +48,19 @@ pub enum Needs {
     Vcpu,
     /// A CPU to look at: its programs cost a little on every CPU.
     GuardedCpus,
+    /// A guest on a tap: its programs cost a little for every packet of the host.
+    Taps,
 }
 
 /// All probes. `vcpu` comes first: others stand on it.
-pub static PROBES: &[&ProbeSpec] =
-    &[&vcpu::SPEC, &irq_delivery::SPEC, &vm_exit::SPEC, &vcpu_sched::SPEC, &cpu_noise::SPEC];
+pub static PROBES: &[&ProbeSpec] = &[
+    &vcpu::SPEC,
+    &irq_delivery::SPEC,
+    &vm_exit::SPEC,
+    &vcpu_sched::SPEC,
+    &cpu_noise::SPEC,
+    &packet_path::SPEC,
+];
 
 /// A name in a fixed array, up to its first zero byte.
 fn text(bytes: &[u8]) -> String {
@@ -120,6 +130,33 @@ pub trait MapReader {
     /// # Errors
     /// When the map cannot be read.
     fn exit_vectors(&self) -> Result<Vec<(probe_ebpf::probes::vm_exit::ExitVector, u64)>, ReadError>;
+    /// Devices on guests' paths, by interface number.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    fn path_devices(&self) -> Result<Vec<(u32, probe_ebpf::probes::packet_path::Device)>, ReadError>;
+    /// What passed a device, all CPUs together.
+    ///
+    /// # Errors
+    /// When the map or the element does not exist.
+    fn path_counts(&self, index: u32) -> Result<probe_ebpf::probes::packet_path::Counts, ReadError>;
+    /// Dropped packets.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    fn path_drops(&self) -> Result<Vec<(probe_ebpf::probes::packet_path::DropKey, u64)>, ReadError>;
+    /// How many packets were followed, all CPUs together; `most` is the largest of them.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    fn path_sampling(&self) -> Result<probe_ebpf::probes::packet_path::Sampling, ReadError>;
+    /// What the network softirqs took, all CPUs together.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    fn path_softirqs(&self) -> Result<probe_ebpf::probes::packet_path::Softirqs, ReadError>;
+    /// The kernel's name of a reason for dropping a packet.
+    fn drop_reason(&self, reason: u32) -> String;
     /// How many entries of a table are in use.
     ///
     /// # Errors
@@ -141,13 +178,20 @@ pub struct ReadError {
 #[derive(Debug)]
 pub struct Names<'a> {
     topology: &'a Topology,
+    paths: Option<&'a Paths>,
 }
 
 impl<'a> Names<'a> {
     /// Names from a topology.
     #[must_use]
     pub fn new(topology: &'a Topology) -> Self {
-        Self { topology }
+        Self { topology, paths: None }
+    }
+
+    /// Also of the network devices on guests' paths.
+    #[must_use]
+    pub fn with_paths(self, paths: &'a Paths) -> Self {
+        Self { paths: Some(paths), ..self }
     }
 
     /// The guest that a process runs; a process that the topology does not know is named by its number.

@@ -2,8 +2,22 @@
 
 use crate::stats::Labels;
 
-const ORDER: &[&str] =
-    &["guest", "vf", "path", "slot", "vcpu", "cpu", "kind", "source", "hop", "stage", "reason"];
+const ORDER: &[&str] = &[
+    "guest",
+    "vf",
+    "path",
+    "netdev",
+    "direction",
+    "slot",
+    "vcpu",
+    "cpu",
+    "kind",
+    "source",
+    "hop",
+    "point",
+    "stage",
+    "reason",
+];
 /// Numbers that say nothing without a word in front.
 const WORDED: &[&str] = &["slot", "vcpu", "cpu"];
 
@@ -22,11 +36,16 @@ pub fn of(labels: &Labels) -> String {
 /// The stages of `irq_delivery` in the order in which they happen.
 pub const STAGES: [&str; 5] = ["dispatch", "wake", "inject", "delivery", "service"];
 
+/// The hops of `packet_path` likewise.
+pub const HOPS: [&str; 4] = ["bridge", "qdisc", "ring", "total"];
+
 /// A key that sorts series as tables list them: stages in their order, everything else by its words.
 #[must_use]
 pub fn sort_key(probe: &str, labels: &Labels) -> (String, String, usize, String) {
-    let stage = labels.get("stage").and_then(|stage| STAGES.iter().position(|s| s == stage));
-    let place = crate::stats::series::without(labels, &["stage", "reason"]);
+    let position =
+        |label, words: &[&str]| words.iter().position(|word| labels.get(label).is_some_and(|l| l == word));
+    let stage = position("stage", &STAGES).or_else(|| position("hop", &HOPS));
+    let place = crate::stats::series::without(labels, &["stage", "hop", "reason"]);
     (probe.to_owned(), of(&place), stage.unwrap_or(STAGES.len()), of(labels))
 }
 
@@ -51,7 +70,11 @@ mod tests {
     }
 
     #[test]
-    fn stages_sort_as_they_happen() {
+    fn stages_and_hops_sort_as_they_happen() {
+        let mut hops = HOPS;
+        hops.reverse();
+        hops.sort_by_key(|h| sort_key("packet_path", &labels(&format!("guest=a,hop={h}"))));
+        assert_eq!(hops, HOPS);
         let mut stages = STAGES;
         stages.reverse();
         stages.sort_by_key(|s| sort_key("irq_delivery", &labels(&format!("guest=a,stage={s}"))));

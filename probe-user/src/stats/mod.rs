@@ -7,6 +7,7 @@ pub mod gate;
 pub mod hdr;
 pub mod histogram;
 pub mod isolation;
+pub mod path;
 pub mod rng;
 pub mod series;
 pub mod summary;

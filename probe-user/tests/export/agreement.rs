@@ -8,6 +8,7 @@ use probe_ebpf::{
     probes::{
         cpu_noise::{NoiseKey, NoiseSeries},
         irq_delivery::{Apicv, Delivery, Posted, Slot, VcpuIrq},
+        packet_path::{Counts, Device, DropKey, ENTERED, Role, Sampling, Softirqs},
         vcpu_sched::{Preempted, Preempter, RUNNING, VcpuSched},
         vm_exit::{DIRECT_CODES, ExitSeries, ExitVector, USER_REASONS, VcpuExit},
     },
@@ -18,6 +19,10 @@ use probe_user::{
         families::{Fold, Scrape, families},
         ledger::Ledger,
         registry::{METRICS, Origin},
+    },
+    model::{
+        nic::PathKind,
+        path::{PathDevice, PathRole, Paths},
     },
     probes::{MapReader, Missing, Names, PROBES, ProbeReport, ReadError, Verdict},
     stats::Snapshot,
@@ -143,9 +148,42 @@ impl MapReader for Maps {
         Ok(NoiseSeries { key, name: [0; 32] })
     }
 
+    fn path_devices(&self) -> Result<Vec<(u32, Device)>, ReadError> {
+        Ok(vec![(5, tap())])
+    }
+
+    fn path_counts(&self, _: u32) -> Result<Counts, ReadError> {
+        Ok(Counts { packets: [1; 4], bytes: [60; 4], ..Counts::default() })
+    }
+
+    fn path_drops(&self) -> Result<Vec<(DropKey, u64)>, ReadError> {
+        Ok(vec![(DropKey { from: tap(), to: Device::NONE, state: ENTERED, reason: 2 }, 1)])
+    }
+
+    fn path_sampling(&self) -> Result<Sampling, ReadError> {
+        Ok(Sampling { seen: 1, followed: 1, most: 1, ..Sampling::default() })
+    }
+
+    fn path_softirqs(&self) -> Result<Softirqs, ReadError> {
+        Ok(Softirqs { rx_ns: 1, ..Softirqs::default() })
+    }
+
+    fn drop_reason(&self, _: u32) -> String {
+        "NOT_SPECIFIED".to_owned()
+    }
+
     fn used(&self, _: Table) -> Result<u32, ReadError> {
         Ok(1)
     }
+}
+
+fn tap() -> Device {
+    Device::new(Role::Tap, 0)
+}
+
+fn paths() -> Paths {
+    let role = PathRole::Tap { guest: "vm1".to_owned(), path: PathKind::Vhost, bridged: true };
+    Paths { netns: 1, devices: vec![PathDevice { ifindex: 5, netdev: "tap0".to_owned(), role }] }
 }
 
 fn preempter() -> Preempter {
@@ -164,7 +202,7 @@ fn collect(loses: &[&str]) -> Snapshot {
     let mut snapshot = Snapshot::default();
     for probe in PROBES {
         let report = ProbeReport { probe: probe.name.to_owned(), verdict: verdict.clone(), attached: vec![] };
-        (probe.collect)(&Maps, &Names::new(&topology), &report, &mut snapshot).unwrap();
+        (probe.collect)(&Maps, &Names::new(&topology).with_paths(&paths()), &report, &mut snapshot).unwrap();
     }
     snapshot
 }
@@ -198,13 +236,15 @@ fn every_figure_has_a_metric_and_every_metric_a_figure() {
 
 #[test]
 fn figures_without_their_hook_are_hidden() {
-    let exported = names(collect(&["delivery", "halt_poll", "user_exit", "apicv"]));
+    let exported = names(collect(&["delivery", "halt_poll", "user_exit", "apicv", "softirq"]));
     for hidden in [
         "vfprobe_irq_delivery_delivered_total",
         "vfprobe_irq_delivery_unmatched",
         "vfprobe_irq_delivery_apicv_total",
         "vfprobe_halt_polled_total",
         "vfprobe_vm_exit_userspace_total",
+        "vfprobe_path_softirq_seconds_total",
+        "vfprobe_path_polled_total",
     ] {
         assert!(!exported.contains(hidden), "{hidden} without its hook");
     }

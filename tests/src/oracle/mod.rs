@@ -7,6 +7,7 @@ pub mod delivery;
 pub mod exits;
 pub mod guests;
 pub mod noise;
+pub mod path;
 pub mod sched;
 pub mod trace;
 pub mod verdict;

@@ -3,11 +3,13 @@
 #![expect(clippy::unwrap_used, reason = "a test's support fails with the place")]
 
 mod btf;
+mod capture;
 mod control;
 mod delivery;
 mod guests;
 mod load;
 mod noise;
+mod paths;
 mod reconcile;
 mod renewal;
 mod slow_path;

@@ -1,61 +1,27 @@
 //! Noise of a real CPU of this machine, with a tracefs capture of the same time beside it.
 
+use super::capture::Capture;
 use probe_user::app::observe::Observer;
 use probe_user::host::{HostRoot, read_topology};
 use probe_user::model::topology::Topology;
 use probe_user::stats::Snapshot;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 use vfprobe_tests::oracle::{Span, noise, trace};
 
-/// A tracefs instance of its own, which goes with it.
-struct Capture(PathBuf);
-
-impl Capture {
-    /// `None` when tracefs is not mounted.
-    fn on(cpu: u32) -> Option<Self> {
-        let tracefs = Path::new("/sys/kernel/tracing");
-        if !tracefs.join("instances").is_dir() {
-            return None;
-        }
-        let dir = tracefs.join("instances/vfprobe-noise-test");
-        let _ = fs::remove_dir(&dir);
-        fs::create_dir(&dir).unwrap();
-        let capture = Self(dir);
-        capture.write("tracing_on", "0");
-        capture.write("trace_clock", "mono");
-        capture.write("buffer_size_kb", "20000");
-        capture.write("tracing_cpumask", &format!("{:x}", 1u64 << cpu));
-        for event in
-            ["irq/irq_handler_entry", "irq/irq_handler_exit", "irq/softirq_entry", "irq/softirq_exit"]
-        {
-            capture.write(&format!("events/{event}/enable"), "1");
-        }
-        capture.write("events/irq_vectors/enable", "1");
-        capture.write("events/sched/sched_switch/enable", "1");
-        capture.write("tracing_on", "1");
-        Some(capture)
+/// Everything that can take the CPU. `None` when tracefs is not mounted.
+fn capture(cpu: u32) -> Option<Capture> {
+    let capture = Capture::prepare("vfprobe-noise-test")?;
+    capture.write("tracing_cpumask", &format!("{:x}", 1u64 << cpu));
+    for event in ["irq/irq_handler_entry", "irq/irq_handler_exit", "irq/softirq_entry", "irq/softirq_exit"] {
+        capture.write(&format!("events/{event}/enable"), "1");
     }
-
-    fn write(&self, file: &str, value: &str) {
-        fs::write(self.0.join(file), value).unwrap();
-    }
-
-    fn end(&self) -> String {
-        self.write("tracing_on", "0");
-        fs::read_to_string(self.0.join("trace")).unwrap()
-    }
-}
-
-impl Drop for Capture {
-    fn drop(&mut self) {
-        let _ = fs::write(self.0.join("events/enable"), "0");
-        let _ = fs::remove_dir(&self.0);
-    }
+    capture.write("events/irq_vectors/enable", "1");
+    capture.write("events/sched/sched_switch/enable", "1");
+    capture.write("tracing_on", "1");
+    Some(capture)
 }
 
 /// Two threads on `cpu` that hand a token to and fro until they are told to stop: switches all the time.
@@ -113,7 +79,7 @@ fn noise_agrees_with_tracefs() {
     let cpu = topology.online().iter().last().unwrap();
     let mut observer = Observer::start_anywhere(&root, &Topology::default()).unwrap();
     observer.guard(&cpu.into()).unwrap();
-    let Some(capture) = Capture::on(cpu.0) else {
+    let Some(capture) = capture(cpu.0) else {
         println!("SKIP noise_agrees_with_tracefs: tracefs is not mounted on /sys/kernel/tracing");
         return;
     };

@@ -4,7 +4,8 @@
 use anyhow::Context;
 use kvm_ioctls::Kvm;
 use probe_user::{
-    app::reconcile::{ReconcileError, Reconciler},
+    app::privileges::CONTROL,
+    app::reconcile::{Mode, ReconcileError, Reconciler},
     apply::StateDir,
     host::{HostRoot, parse_allowed_cpus},
 };
@@ -64,14 +65,14 @@ fn a_policy_is_kept_until_somebody_insists() {
          cpus = \"1\"\nplacement = \"keep\"\nthreads = \"keep\"\n"
     );
     fs::write(&path, "placement = 1\n").unwrap();
-    let refused = Reconciler::take(HostRoot::live(), &state, path.clone()).unwrap_err();
+    let refused = Reconciler::take(HostRoot::live(), &state, path.clone(), Mode::Keep).unwrap_err();
     assert!(matches!(refused, ReconcileError::Policy { .. }) && refused.is_usage(), "{refused}");
     fs::write(&path, &text).unwrap();
 
     let kvm = Kvm::new().expect("/dev/kvm is needed: modprobe kvm_intel or kvm_amd, and run as root");
-    let controller =
-        Reconciler::take(HostRoot::live(), &state, path.clone()).unwrap().start(Box::new(Vec::new)).unwrap();
-    let second = Reconciler::take(HostRoot::live(), &state, path.clone()).unwrap_err();
+    let reconciler = Reconciler::take(HostRoot::live(), &state, path.clone(), Mode::Keep).unwrap();
+    let controller = reconciler.start(Box::new(Vec::new), CONTROL).unwrap();
+    let second = Reconciler::take(HostRoot::live(), &state, path.clone(), Mode::Keep).unwrap_err();
     assert!(matches!(second, ReconcileError::State(_)), "{second}");
 
     let vm = kvm.create_vm().unwrap();

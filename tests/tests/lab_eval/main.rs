@@ -4,6 +4,7 @@
 
 mod observe;
 mod odd;
+mod path;
 
 use std::path::PathBuf;
 

@@ -3,10 +3,12 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::process::Command;
 
 use serde_json::Value;
 
 use super::testing::root;
+use crate::process::{find_on_path, merged_output};
 
 fn text(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
@@ -111,6 +113,24 @@ fn containers_can_gain_nothing_and_write_nothing() {
     for path in mounted {
         assert!(text("docs/containers.md").contains(&format!("| `{path}`")), "{path}");
     }
+}
+
+/// systemd's own judgement of the unit; versions of systemd differ in the last digit.
+#[test]
+fn the_documented_exposure_is_what_systemd_says() {
+    if find_on_path("systemd-analyze").is_none() {
+        println!("SKIP the_documented_exposure_is_what_systemd_says: systemd-analyze is not installed");
+        return;
+    }
+    let figure = |text: &str| -> f64 { text.split(' ').next().unwrap().parse().unwrap() };
+    let security = text("docs/security.md");
+    let (_, documented) = security.split_once("packaging/vfprobe.service` says ").unwrap();
+    let mut analyze = Command::new("systemd-analyze");
+    analyze.args(["security", "--offline=yes", "--no-pager"]).arg(root().join("packaging/vfprobe.service"));
+    let (_, said) = merged_output(&mut analyze, &mut |_| {}).unwrap();
+    let (_, said) =
+        said.split_once("exposure level for vfprobe.service: ").unwrap_or_else(|| panic!("{said}"));
+    assert!((figure(said) - figure(documented)).abs() < 0.3, "{said} is not {}", figure(documented));
 }
 
 /// What they may use is what the unit allows.
@@ -258,7 +278,8 @@ fn the_image_has_the_pinned_compiler_s_static_program_alone() {
         toolchain.lines().find_map(|line| line.strip_prefix("channel = ")).unwrap().trim_matches('"');
     assert!(recipe.contains(&format!("\nFROM docker.io/library/rust:{channel}-slim-bookworm AS build\n")));
     assert!(recipe.contains(&format!("\nENV RUSTUP_TOOLCHAIN={channel}\n")));
-    assert!(recipe.contains(&format!("\nRUN rustup target add {}\n", super::STATIC_TARGET)));
+    assert!(recipe.contains(&format!("\nRUN rustup target add {} \\\n", super::STATIC_TARGET)));
+    assert!(recipe.contains(&format!(" {}\n", super::STATIC_COMPILER.package)));
     let (_, image) = recipe.split_once("\nFROM scratch\n").unwrap();
     let packed = super::layout::tarball(root(), &super::testing::made()).unwrap();
     for line in image.lines().filter_map(|line| line.strip_prefix("COPY --from=build ")) {

@@ -19,6 +19,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
 
+use crate::packages::{self, Program};
 use crate::process::{cargo, run as run_command, stdout_of};
 use crate::workspace::Workspace;
 use layout::Made;
@@ -37,7 +38,11 @@ const ARCHITECTURE: &str = "x86_64";
 const ELF_X86_64: [u8; 2] = [62, 0];
 /// Its C library is linked into the program, so that one program starts on every distribution.
 const STATIC_TARGET: &str = "x86_64-unknown-linux-musl";
+/// Compiles the C code of libraries for it.
+const STATIC_COMPILER: Program = Program { name: "musl-gcc", package: "musl-tools" };
 const DYNAMIC_TARGET: &str = "x86_64-unknown-linux-gnu";
+
+const MAINTAINER: &str = "vfprobe maintainers <maintainers@vfprobe.invalid>";
 
 /// Arguments of `cargo xtask dist`.
 #[derive(Debug, clap::Args)]
@@ -49,7 +54,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Who stands for the packages, as `NAME <ADDRESS>`
-    #[arg(long, env = "DEB_MAINTAINER", default_value = "vfprobe maintainers <maintainers@vfprobe.invalid>")]
+    #[arg(long, env = "DEB_MAINTAINER", default_value = MAINTAINER)]
     maintainer: String,
 }
 
@@ -72,16 +77,24 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
         Some(file) => file.clone(),
         None => build(workspace)?,
     };
-    let time = source_time(workspace)?;
-    let release = Release {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        maintainer: maintainer.clone(),
-        time,
-        date: stdout_of(Command::new("date").args(["--utc", "--rfc-email", "--date", &format!("@{time}")]))?,
-    };
+    let release = release(workspace, maintainer)?;
     let out = out.clone().unwrap_or_else(|| workspace.target.join("dist"));
     let made = made(workspace, &program)?;
-    write(workspace, &made, &release, &out)?;
+    let root = &workspace.root;
+    let name = format!("vfprobe-{}-{ARCHITECTURE}-linux", release.version);
+    let tarball = archive::tar_gz(&layout::tarball(root, &made)?, &name, release.time.into())?;
+    let mut files = vec![(format!("{name}.tar.gz"), tarball)];
+    files.extend(installable(workspace, &made, &release)?);
+    write(&files, &out)?;
+    for (file, bytes) in &files {
+        println!("{:>6} KiB  {}", bytes.len().div_ceil(1024), out.join(file).display());
+    }
+    let mut sums = Command::new("sha256sum");
+    sums.current_dir(&out).args(files.iter().map(|(file, _)| file));
+    let path = out.join("SHA256SUMS");
+    fs::write(&path, stdout_of(&mut sums)? + "\n")
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    println!("            {}", path.display());
     let needs = Needs::of(&made.binary);
     if needs.is_static() {
         println!("the program needs no library of the system");
@@ -91,28 +104,31 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Makes each package in `out`, and beside them a file with their sums.
-fn write(workspace: &Workspace, made: &Made, release: &Release, out: &Path) -> Result<()> {
+fn release(workspace: &Workspace, maintainer: &str) -> Result<Release> {
+    let time = source_time(workspace)?;
+    Ok(Release {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        maintainer: maintainer.to_owned(),
+        time,
+        date: stdout_of(Command::new("date").args(["--utc", "--rfc-email", "--date", &format!("@{time}")]))?,
+    })
+}
+
+/// Names and bytes of the packages for package managers.
+fn installable(workspace: &Workspace, made: &Made, release: &Release) -> Result<[(String, Vec<u8>); 2]> {
     let root = &workspace.root;
-    let name = format!("vfprobe-{}-{ARCHITECTURE}-linux", release.version);
-    let tarball = archive::tar_gz(&layout::tarball(root, made)?, &name, release.time.into())?;
-    let results = [
-        (format!("{name}.tar.gz"), tarball),
+    Ok([
         (deb::name(release), deb::package(root, made, release)?),
         (rpm::name(release), rpm::package(root, made, release)?),
-    ];
+    ])
+}
+
+fn write(files: &[(String, Vec<u8>)], out: &Path) -> Result<()> {
     fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
-    for (file, bytes) in &results {
+    for (file, bytes) in files {
         let path = out.join(file);
         fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
-        println!("{:>6} KiB  {}", bytes.len().div_ceil(1024), path.display());
     }
-    let mut sums = Command::new("sha256sum");
-    sums.current_dir(out).args(results.iter().map(|(file, _)| file));
-    let path = out.join("SHA256SUMS");
-    fs::write(&path, stdout_of(&mut sums)? + "\n")
-        .with_context(|| format!("cannot write {}", path.display()))?;
-    println!("            {}", path.display());
     Ok(())
 }
 
@@ -120,6 +136,7 @@ fn write(workspace: &Workspace, made: &Made, release: &Release, out: &Path) -> R
 fn build(workspace: &Workspace) -> Result<PathBuf> {
     let sysroot = workspace.sysroot()?;
     let target = if sysroot.join("lib/rustlib").join(STATIC_TARGET).join("lib").is_dir() {
+        packages::ensure(&[STATIC_COMPILER])?;
         STATIC_TARGET
     } else {
         eprintln!("dist: not static, for want of a target: `rustup target add {STATIC_TARGET}` adds it");

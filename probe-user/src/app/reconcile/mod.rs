@@ -10,6 +10,7 @@ mod strikes;
 mod watch;
 
 use super::control::plan_on;
+use super::privileges;
 use crate::apply::{
     self, Applied, ApplyError, Host as _, InForce, LiveHost, Options, RollbackError, RollbackOptions,
     StateDir, StateError, StateLock, TargetError,
@@ -18,9 +19,10 @@ use crate::host::{HostRoot, read_topology};
 use crate::model::topology::Topology;
 use crate::plan::named::is_present;
 use crate::plan::policy::OnStop;
-use crate::plan::{Plan, PlanError, Policy, PolicyError, parse_policy};
+use crate::plan::{Plan, PlanError, Policy, PolicyError, Step, parse_policy};
 use crate::probes::irq_delivery::Accepted;
 use destinations::Destinations;
+use rustix::thread::CapabilitySet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -90,12 +92,23 @@ impl ReconcileError {
 /// What the probes have seen arrive, read when it is asked for.
 pub type Observed = Box<dyn Fn() -> Vec<Accepted> + Send>;
 
-/// A policy being kept. It holds the lock: nobody else changes the host meanwhile.
+/// What is done about a policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// It is kept in force.
+    Keep,
+    /// What would be changed is told in the log, and nothing is changed.
+    Tell,
+}
+
+/// A policy being kept. It holds the lock, unless it only tells: nobody else changes the host meanwhile.
 #[derive(Debug)]
 pub struct Reconciler {
     root: HostRoot,
     host: LiveHost,
-    lock: StateLock,
+    state: StateDir,
+    /// Without it nothing is changed.
+    lock: Option<StateLock>,
     path: PathBuf,
     policy: Policy,
     strikes: Strikes,
@@ -104,7 +117,7 @@ pub struct Reconciler {
     started: Instant,
     /// The last failure that was told.
     told: Option<String>,
-    /// What the last plan left, and said so.
+    /// What the last plan left, or would change, and said so.
     noted: Vec<String>,
 }
 
@@ -143,13 +156,17 @@ impl Reconciler {
     ///
     /// # Errors
     /// [`ReconcileError`]; nothing was begun.
-    pub fn take(root: HostRoot, state: &StateDir, path: PathBuf) -> Result<Self, ReconcileError> {
+    pub fn take(root: HostRoot, state: &StateDir, path: PathBuf, mode: Mode) -> Result<Self, ReconcileError> {
         let policy = read_policy(&path)?;
-        let lock = state.lock()?;
+        let lock = match mode {
+            Mode::Keep => Some(state.lock()?),
+            Mode::Tell => None,
+        };
         let host = LiveHost::new(root.clone());
         let this = Self {
             root,
             host,
+            state: state.clone(),
             lock,
             path,
             policy,
@@ -160,7 +177,7 @@ impl Reconciler {
             told: None,
             noted: Vec::new(),
         };
-        let found = this.in_force()?;
+        let found = this.in_force()?.filter(|_| mode == Mode::Keep);
         match found {
             Some(found) if !found.settled => this.undo("a change was cut short")?,
             Some(found) if found.configs != [this.policy.name.clone()] => {
@@ -171,14 +188,23 @@ impl Reconciler {
         Ok(this)
     }
 
-    /// Goes to work.
+    /// Goes to work, in a thread that keeps no other capabilities than these.
     ///
     /// # Errors
     /// [`ReconcileError::Thread`].
-    pub fn start(mut self, observed: Observed) -> Result<Controller, ReconcileError> {
+    pub fn start(mut self, observed: Observed, kept: CapabilitySet) -> Result<Controller, ReconcileError> {
         let (inbox, messages) = mpsc::channel();
         let work = move || {
-            info!(policy = %self.path.display(), config = self.policy.name, "keeping the policy");
+            if let Err(error) = privileges::keep(kept) {
+                error!("capabilities cannot be given up, so the policy is not kept: {error}");
+                return self.stop();
+            }
+            let what = if self.lock.is_some() {
+                "keeping the policy"
+            } else {
+                "telling what the policy would change"
+            };
+            info!(policy = %self.path.display(), config = self.policy.name, "{what}");
             loop {
                 match messages.recv_timeout(LOOK) {
                     Ok(Message::Reload) => self.reload(),
@@ -226,7 +252,7 @@ impl Reconciler {
     }
 
     fn in_force(&self) -> Result<Option<InForce>, ReconcileError> {
-        let journal = self.lock.dir().load()?;
+        let journal = self.state.load()?;
         Ok(apply::verify(&self.host, &journal, &self.host.boot_id()?))
     }
 
@@ -238,16 +264,22 @@ impl Reconciler {
 
     /// Brings the host to what the policy asks of the guests that are there.
     fn reconcile(&mut self, now: Duration) -> Result<(), ReconcileError> {
+        if self.lock.is_none() {
+            return self.tell();
+        }
         let found = self.in_force()?;
         if found.as_ref().is_some_and(|f| !f.settled) {
             self.undo("a change was cut short")?;
         }
         if found.is_some() {
-            let gone = apply::release_gone(&self.host, &self.lock)?;
-            if !gone.is_empty() {
-                info!(targets = gone.len(), "gone, and with them what was done for them");
+            let gone = match &self.lock {
+                Some(lock) => apply::release_gone(&self.host, lock)?.len(),
+                None => 0,
+            };
+            if gone > 0 {
+                info!(targets = gone, "gone, and with them what was done for them");
             }
-            let entries: usize = self.lock.dir().load()?.open().map(|t| t.entries.len()).sum();
+            let entries: usize = self.state.load()?.open().map(|t| t.entries.len()).sum();
             if entries > JOURNAL_STEPS {
                 self.undo("the journal has become long")?;
             }
@@ -255,7 +287,7 @@ impl Reconciler {
         let Some(mut plan) = self.plan()? else {
             return if found.is_some() { self.undo("no guest of the policy is running") } else { Ok(()) };
         };
-        for standing in self.lock.dir().load()?.standing() {
+        for standing in self.state.load()?.standing() {
             let key = standing.target.key();
             // A step that leads to what is asked already corrects what somebody else has set.
             let step = plan.steps.iter().find(|s| s.target.key() == key && s.new == *standing.asked());
@@ -273,17 +305,12 @@ impl Reconciler {
             }
         }
         plan.steps.retain(|step| !self.strikes.is_released(&step.target.key()));
-        if plan.notes != self.noted {
-            for note in plan.notes.iter().filter(|note| !self.noted.contains(note)) {
-                info!("{note}");
-            }
-            self.noted.clone_from(&plan.notes);
-        }
+        self.note(plan.notes.clone());
         if plan.steps.is_empty() && found.is_none() {
             return Ok(());
         }
-        let Applied { steps, skipped, pending } =
-            apply::apply(&self.host, &plan, &self.lock, &Options::new())?;
+        let Some(lock) = &self.lock else { return Ok(()) };
+        let Applied { steps, skipped, pending } = apply::apply(&self.host, &plan, lock, &Options::new())?;
         if steps == 0 && skipped.is_empty() {
             return Ok(());
         }
@@ -294,6 +321,30 @@ impl Reconciler {
         Ok(())
     }
 
+    /// Says what would be changed, as long as it is not what was said last.
+    fn tell(&mut self) -> Result<(), ReconcileError> {
+        let lines = match self.plan()? {
+            None => vec!["no guest of the policy is running: nothing would be set".to_owned()],
+            Some(plan) if plan.steps.is_empty() => vec!["the host is as the policy asks".to_owned()],
+            Some(plan) => {
+                let line = |step: &Step| {
+                    format!("would set {}: {} -> {} ({})", step.target, step.now, step.new, step.reason)
+                };
+                plan.steps.iter().map(line).chain(plan.notes.clone()).collect()
+            }
+        };
+        self.note(lines);
+        Ok(())
+    }
+
+    /// Logs those of these lines that were not among the last ones.
+    fn note(&mut self, lines: Vec<String>) {
+        for line in lines.iter().filter(|line| !self.noted.contains(line)) {
+            info!("{line}");
+        }
+        self.noted = lines;
+    }
+
     /// The plan for those of the policy's guests that are there; `None` when there is none.
     fn plan(&self) -> Result<Option<Plan>, PlanError> {
         let mut topology = read_topology(&self.root);
@@ -302,11 +353,12 @@ impl Reconciler {
         if policy.guests.is_empty() {
             return Ok(None);
         }
-        plan_on(&self.root, self.lock.dir(), &policy, topology).map(Some)
+        plan_on(&self.root, &self.state, &policy, topology).map(Some)
     }
 
     fn undo(&self, why: &str) -> Result<(), ReconcileError> {
-        let report = apply::rollback(&self.host, &self.lock, &RollbackOptions::default())?;
+        let Some(lock) = &self.lock else { return Ok(()) };
+        let report = apply::rollback(&self.host, lock, &RollbackOptions::default())?;
         for note in &report.notes {
             warn!("{note}");
         }
@@ -340,6 +392,7 @@ impl Reconciler {
 
     fn stop(self) {
         match self.policy.on_stop {
+            _ if self.lock.is_none() => {}
             OnStop::Keep => {
                 info!("what is in force is kept, by the policy; `vfprobe rollback` undoes it");
             }

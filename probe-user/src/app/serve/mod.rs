@@ -3,11 +3,12 @@
 //!
 //! Changes nothing on the host by itself; with a policy it lets a controller (`reconcile`) keep it.
 
+mod follow;
 mod reload;
 mod service;
 
-use super::reconcile::{ReconcileError, Reconciler};
-use super::service_manager;
+use super::reconcile::{Mode, ReconcileError, Reconciler};
+use super::{privileges, service_manager};
 use crate::apply::StateDir;
 use crate::bpf::LoadError;
 use crate::export::bounds::Bounds;
@@ -23,16 +24,9 @@ use std::future::Future;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval};
-
-/// How often the configuration in force is looked at: what is counted in between goes to the former one.
-const FOLLOW: Duration = Duration::from_secs(2);
-/// Guests are looked for at every this many looks at the configuration: that reads all of `/proc`.
-const LOOKS_PER_SCAN: u32 = 5;
 
 /// What to serve, and where.
 #[derive(Debug)]
@@ -45,6 +39,8 @@ pub struct Options {
     pub state: StateDir,
     /// A policy to keep.
     pub policy: Option<PathBuf>,
+    /// What is done about the policy.
+    pub mode: Mode,
     /// Who gets in; everybody without one.
     pub web_config: Option<PathBuf>,
 }
@@ -91,9 +87,14 @@ pub enum ServeError {
 /// # Errors
 /// [`ServeError`] when the address cannot be listened on, or nothing can be observed.
 pub fn run(root: HostRoot, options: Options, reread: Reread) -> Result<(), ServeError> {
-    let Options { listen, shape: Shape { fold, bounds }, state, policy, web_config } = options;
+    let Options { listen, shape: Shape { fold, bounds }, state, policy, mode, web_config } = options;
+    let process = |what| move |source: io::Error| ServeError::Process { what, source };
+    // Threads that are started from here on have none either.
+    rustix::thread::set_no_new_privs(true)
+        .map_err(io::Error::from)
+        .map_err(process("forgo new privileges"))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|source| ServeError::Process { what: "start the runtime", source })?;
+    let runtime = runtime.map_err(process("start the runtime"))?;
     runtime.block_on(async {
         let stop = stop_signals()?;
         // From here on: a hangup would end the process otherwise.
@@ -102,17 +103,26 @@ pub fn run(root: HostRoot, options: Options, reread: Reread) -> Result<(), Serve
         let (listeners, listen) = listeners(listen).await?;
         let web =
             web_config.as_deref().map(Web::read).transpose().map_err(ExportError::Web)?.unwrap_or_default();
-        let reconciler = policy.map(|path| Reconciler::take(root.clone(), &state, path)).transpose()?;
+        let reconciler = policy.map(|path| Reconciler::take(root.clone(), &state, path, mode)).transpose()?;
         let service = Arc::new(Service::start(root, state)?);
+        let give_up = process("give up capabilities");
+        let reading =
+            privileges::for_reading(|| service.can_be_read()).map_err(io::Error::from).map_err(&give_up)?;
         let seen = Arc::clone(&service);
-        let controller =
-            reconciler.map(|reconciler| reconciler.start(Box::new(move || seen.accepted()))).transpose()?;
+        let controller = reconciler
+            .map(|reconciler| {
+                reconciler.start(Box::new(move || seen.accepted()), privileges::CONTROL | reading)
+            })
+            .transpose()?;
         let controller = controller.map(Arc::new);
         tracing::info!(address = listen, tls = web.has_tls(), passwords = web.has_users(), "serving metrics");
         if !service_manager::started(&service.status()) {
             tracing::warn!("not ready: no probe runs, or one has failed");
         }
-        let follow = tokio::spawn(follow(Arc::clone(&service)));
+        let follower = follow::start(Arc::clone(&service)).map_err(process("start a thread"))?;
+        // Whoever needs more has been started. This thread answers clients, and starts those that read the probes.
+        privileges::keep(reading).map_err(io::Error::from).map_err(&give_up)?;
+        tracing::debug!(kept = ?reading, "capabilities were given up");
         let exporter = Arc::new(Exporter::new(service, fold, bounds));
         let (web, guards) = watch::channel(Arc::new(web));
         let doors = tokio::spawn(follow_files(web.clone(), web_config.clone()));
@@ -126,7 +136,7 @@ pub fn run(root: HostRoot, options: Options, reread: Reread) -> Result<(), Serve
         let reload = tokio::spawn(told.at_each(hangup));
         http::serve(listeners, exporter, guards, Limits::default(), stop).await;
         doors.abort();
-        follow.abort();
+        drop(follower);
         reload.abort();
         if let Some(controller) = controller {
             // It may be in the middle of a change, which is finished.
@@ -164,28 +174,4 @@ fn stop_signals() -> Result<impl Future<Output = ()>, ServeError> {
         tracing::info!("asked to stop");
         service_manager::stopping();
     })
-}
-
-async fn follow(service: Arc<Service>) {
-    let mut ticks = interval(FOLLOW);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut look = 0;
-    loop {
-        ticks.tick().await;
-        look = (look + 1) % LOOKS_PER_SCAN;
-        let service = Arc::clone(&service);
-        let looked = tokio::task::spawn_blocking(move || {
-            service.look_at_config();
-            if look == 0 {
-                service.look_for_guests();
-            }
-        });
-        // Fed only by a look that has come to its end: a service whose looks hang is started anew.
-        match looked.await {
-            Ok(()) => service_manager::alive(),
-            Err(_) => tracing::error!(
-                "following the host was cut short; its guests and configuration may be out of date"
-            ),
-        }
-    }
 }

@@ -100,6 +100,11 @@ impl Service {
         }
     }
 
+    /// Whether the probes can be read by this thread, as it is.
+    pub(super) fn can_be_read(&self) -> bool {
+        self.now().read().is_ok()
+    }
+
     /// Which vCPUs the vectors of VFs have gone to, as far as that can be read.
     pub(super) fn accepted(&self) -> Vec<Accepted> {
         let now = self.now();

@@ -29,6 +29,7 @@ pub(super) struct File {
     pub(super) fold: Option<Fold>,
     pub(super) bounds: Option<Bounds>,
     pub(super) policy: Option<PathBuf>,
+    pub(super) dry_run: Option<bool>,
     pub(super) web_config: Option<PathBuf>,
     pub(super) log_format: Option<log::Format>,
     pub(super) state_dir: Option<PathBuf>,
@@ -44,6 +45,7 @@ struct Text {
     fold: Option<Vec<Spanned<String>>>,
     bounds: Option<Spanned<String>>,
     policy: Option<PathBuf>,
+    dry_run: Option<bool>,
     web_config: Option<PathBuf>,
     log_format: Option<Spanned<String>>,
     state_dir: Option<PathBuf>,
@@ -55,8 +57,19 @@ struct Text {
 /// Reads a configuration.
 pub(super) fn parse(text: &str) -> Result<File, NotAFile> {
     let at = |span, what: String| NotAFile { line: line_of(text, span), what };
-    let Text { listen, fold, bounds, policy, web_config, log_format, state_dir, quiet, verbose, color } =
-        toml::from_str(text).map_err(|error| at(error.span(), error.message().to_owned()))?;
+    let Text {
+        listen,
+        fold,
+        bounds,
+        policy,
+        dry_run,
+        web_config,
+        log_format,
+        state_dir,
+        quiet,
+        verbose,
+        color,
+    } = toml::from_str(text).map_err(|error| at(error.span(), error.message().to_owned()))?;
     let fold = fold.map(|labels| {
         let labels = labels.into_iter().map(|label| value("fold", &label, FoldLabel::from_str, at));
         labels.collect::<Result<_, _>>().map(Fold)
@@ -69,6 +82,7 @@ pub(super) fn parse(text: &str) -> Result<File, NotAFile> {
         fold: fold.transpose()?,
         bounds: bounds.map(|text| value("bounds", &text, Bounds::from_str, at)).transpose()?,
         policy,
+        dry_run,
         web_config,
         log_format: log_format.map(|text| value("log-format", &text, one_of, at)).transpose()?,
         state_dir,
@@ -133,13 +147,14 @@ mod tests {
 
     #[test]
     fn a_full_file() {
-        let text = "listen = \"[::]:9\"\nfold = [\"vcpu\", \"slot\"]\nbounds = \"fine\"\npolicy = \"p\"\nweb-config = \"w\"\n\
+        let text = "listen = \"[::]:9\"\nfold = [\"vcpu\", \"slot\"]\nbounds = \"fine\"\npolicy = \"p\"\ndry-run = true\nweb-config = \"w\"\n\
                     log-format = \"json\"\nstate-dir = \"/s\"\nquiet = false\nverbose = 2\ncolor = \"never\"\n";
         let file = File {
             listen: Some("[::]:9".to_owned()),
             fold: Some(Fold([FoldLabel::Slot, FoldLabel::Vcpu].into())),
             bounds: Some(Bounds::Fine),
             policy: Some("p".into()),
+            dry_run: Some(true),
             web_config: Some("w".into()),
             log_format: Some(log::Format::Json),
             state_dir: Some("/s".into()),

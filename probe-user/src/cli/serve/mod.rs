@@ -4,6 +4,7 @@ mod file;
 mod settings;
 
 use super::{Exit, Failure, Globals, log};
+use crate::app::reconcile::Mode;
 use crate::app::serve::{self, Options, Reread, ServeError};
 use crate::apply::StateDir;
 use crate::export::bounds::Bounds;
@@ -33,6 +34,9 @@ pub struct Args {
     /// Keep this policy in force while serving (docs/policy.md); SIGHUP reads it again
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
+    /// Change nothing: only say in the log what the policy would change
+    #[arg(long)]
+    dry_run: bool,
     /// Ask for TLS or passwords as this file says, a web config of Prometheus' exporters (docs/operations.md)
     #[arg(long, value_name = "FILE")]
     web_config: Option<PathBuf>,
@@ -50,6 +54,7 @@ pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
         shape: settings.shape.clone(),
         state: StateDir::new(settings.globals.state_dir()),
         policy: settings.policy.clone(),
+        mode: if settings.dry_run { Mode::Tell } else { Mode::Keep },
         web_config: settings.web_config.clone(),
     };
     match serve::run(HostRoot::live(), options, reread(globals.clone(), args.clone(), settings)) {

@@ -24,6 +24,7 @@ pub(super) struct Settings {
     pub(super) listen: String,
     pub(super) shape: Shape,
     pub(super) policy: Option<PathBuf>,
+    pub(super) dry_run: bool,
     pub(super) web_config: Option<PathBuf>,
     pub(super) log_format: log::Format,
     /// With the file's say in `-q`, `-v`, `--color` and `--state-dir`.
@@ -44,7 +45,7 @@ impl Settings {
 
     /// `folder` is where the file's own paths start.
     fn of(globals: &Globals, args: &Args, file: File, folder: &Path) -> Self {
-        let Args { config: _, listen, fold, bounds, policy, web_config, log_format } = args;
+        let Args { config: _, listen, fold, bounds, policy, dry_run, web_config, log_format } = args;
         let Globals { quiet, verbose, color, state_dir } = globals.clone();
         let told = quiet || verbose > 0;
         let fold = if fold.is_empty() { file.fold } else { Some(Fold(fold.iter().copied().collect())) };
@@ -61,6 +62,7 @@ impl Settings {
                 bounds: bounds.or(file.bounds).unwrap_or_default(),
             },
             policy: policy.clone().or_else(|| file.policy.map(|path| folder.join(path))),
+            dry_run: *dry_run || file.dry_run.unwrap_or(false),
             web_config: web_config.clone().or_else(|| file.web_config.map(|path| folder.join(path))),
             log_format: log_format.or(file.log_format).unwrap_or(log::Format::Text),
             globals,
@@ -69,11 +71,12 @@ impl Settings {
 
     /// The keys in which `other` differs and which are only heeded at the start.
     pub(super) fn fixed(&self, other: &Self) -> Vec<&'static str> {
-        let Self { listen, shape: _, policy, web_config, log_format, globals } = self;
+        let Self { listen, shape: _, policy, dry_run, web_config, log_format, globals } = self;
         let Globals { quiet, verbose, color, state_dir } = globals;
         let differs = [
             ("listen", *listen != other.listen),
             ("policy", *policy != other.policy),
+            ("dry-run", *dry_run != other.dry_run),
             ("web-config", *web_config != other.web_config),
             ("log-format", *log_format != other.log_format),
             ("quiet", *quiet != other.globals.quiet),
@@ -135,6 +138,7 @@ mod tests {
             ("listen = \"127.0.0.1:19817\"\n", &[]),
             ("listen = \"a:1\"\npolicy = \"p\"\n", &["listen", "policy"]),
             ("web-config = \"w\"\n", &["web-config"]),
+            ("dry-run = true\n", &["dry-run"]),
             (
                 "log-format = \"json\"\nverbose = 1\ncolor = \"never\"\nstate-dir = \"/s\"\n",
                 &["log-format", "verbose", "color", "state-dir"],

@@ -5,10 +5,10 @@ mod screen;
 
 use self::{request::request, screen::Screen};
 use super::paint::Paint;
-use super::{Exit, Failure, Globals, compare::Output, duration, failures, print};
-use crate::app::record;
+use super::{Exit, Failure, Globals, compare::Output, duration, failures, plan, print};
 use crate::app::tune::{self, BASELINE, Event, TuneError};
 use crate::app::tuning::{self, ResumeError, Try};
+use crate::app::{control, record};
 use crate::apply::{ApplyError, StateDir};
 use crate::host::HostRoot;
 use crate::plan::sweep::Sweep;
@@ -79,6 +79,9 @@ pub struct Args {
     resume: Option<PathBuf>,
     #[command(flatten)]
     format: Output,
+    /// Only show what each configuration would change; nothing is run
+    #[arg(long, conflicts_with = "resume")]
+    dry_run: bool,
     /// A command that makes load, started anew for each run
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
@@ -94,6 +97,9 @@ enum Preset {
 /// Runs the session and tells its verdict.
 pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
     let (root, state) = (HostRoot::live(), StateDir::new(globals.state_dir()));
+    if args.dry_run {
+        return dry_run(&root, &state, &request(args, &root)?.tries);
+    }
     let (path, mut writer, earlier, request) = match &args.resume {
         Some(path) => {
             let (writer, session, request) = tuning::resume(&root, path).map_err(resume_failure)?;
@@ -124,6 +130,15 @@ pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
         return Err(failure(error));
     }
     finish(globals, args, &root, &state, &request.tries, &path)
+}
+
+/// The plan of each configuration, made on the host as it is.
+fn dry_run(root: &HostRoot, state: &StateDir, tries: &[Try]) -> Result<Exit, Failure> {
+    for policy in tries.iter().filter_map(Try::policy) {
+        let plan = control::make_plan(root, state, policy).map_err(failures::plan)?;
+        print(plan::to_text(&plan).as_bytes())?;
+    }
+    Ok(Exit::Fine)
 }
 
 fn resume_failure(error: ResumeError) -> Failure {

@@ -6,6 +6,7 @@
 mod cpu_noise;
 mod irq_delivery;
 mod own;
+mod packet_path;
 mod vcpu_sched;
 mod vf;
 mod vm_exit;
@@ -70,8 +71,15 @@ pub enum Origin {
 const VCPU: &[&str] = &["guest", "vcpu", "config"];
 
 /// The rows, grouped as docs/metrics.md shows them.
-const GROUPS: [&[Metric]; 6] =
-    [irq_delivery::ROWS, vm_exit::ROWS, vcpu_sched::ROWS, cpu_noise::ROWS, vf::ROWS, own::ROWS];
+const GROUPS: [&[Metric]; 7] = [
+    irq_delivery::ROWS,
+    vm_exit::ROWS,
+    vcpu_sched::ROWS,
+    cpu_noise::ROWS,
+    packet_path::ROWS,
+    vf::ROWS,
+    own::ROWS,
+];
 
 const fn count() -> usize {
     let (mut n, mut group) = (0, 0);

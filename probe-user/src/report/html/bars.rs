@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     report::{assess::Assessment, format, names::STAGES},
-    stats::{Histogram, Snapshot, compare::idle_time, summary::to_f64},
+    stats::{Histogram, Series, Snapshot, compare::idle_time, summary::to_f64},
 };
 use askama::Template;
 use std::collections::BTreeMap;
@@ -162,9 +162,52 @@ fn stage_sums(snapshot: &Snapshot) -> Sums {
     sums
 }
 
+/// What a drawing of costs is about.
+struct Costs {
+    id: String,
+    title: String,
+    /// Of its table, in front of the configurations' names.
+    caption: &'static str,
+    /// What the rows are: `reason`.
+    head: &'static str,
+}
+
 /// Host time that exits cost, by reason, without those in which the guest idles. `None` where no exit was seen.
 pub(super) fn exits(id: usize, assessment: &Assessment<'_>) -> Option<(Bars, Table)> {
-    let (b, a) = (exit_sums(&assessment.pooled_before), exit_sums(&assessment.pooled_after));
+    let about = Costs {
+        id: format!("exits-{id}"),
+        title: "Host time spent in exits, for each second".to_owned(),
+        caption: "Exits, and host time in them for each second,",
+        head: "reason",
+    };
+    costs(about, assessment, |series| {
+        let counts = series.probe == "vm_exit" && idle_time(&series.probe, &series.labels).is_none();
+        series.labels.get("reason").filter(|_| counts).cloned()
+    })
+}
+
+/// Time that was taken from guarded CPUs, by source. `None` where none was counted.
+pub(super) fn noise(id: usize, assessment: &Assessment<'_>) -> Option<(Bars, Table)> {
+    let about = Costs {
+        id: format!("noise-{id}"),
+        title: "Time taken from guarded CPUs, for each second".to_owned(),
+        caption: "Disturbances of guarded CPUs, and the time they took for each second,",
+        head: "source",
+    };
+    costs(about, assessment, |series| {
+        let kind = series.labels.get("kind").filter(|_| series.probe == "cpu_noise")?;
+        let source = series.labels.get("source").map_or("", String::as_str);
+        Some(format!("{kind} {source}").trim().to_owned())
+    })
+}
+
+/// Times by what they were spent on, before and after.
+fn costs(
+    about: Costs,
+    assessment: &Assessment<'_>,
+    key: impl Fn(&Series) -> Option<String>,
+) -> Option<(Bars, Table)> {
+    let (b, a) = (sums_by(&assessment.pooled_before, &key), sums_by(&assessment.pooled_after, &key));
     let windows = [assessment.before.window_ns(), assessment.after.window_ns()];
     let per_second = |h: Option<&Histogram>, window: u64| {
         let sum = h.map_or(0, Histogram::sum);
@@ -204,22 +247,17 @@ pub(super) fn exits(id: usize, assessment: &Assessment<'_>) -> Option<(Bars, Tab
         y += 10.0;
     }
     let drawing = Bars {
-        id: format!("exits-{id}"),
-        title: "Host time spent in exits, for each second".to_owned(),
+        id: about.id,
+        title: about.title,
         description,
         height: Px(y + 30.0),
         ticks: axis.ticks(format::time),
         bars,
         legend: Vec::new(),
     };
-    let heads = ["reason", "rate before", "rate after", "time before", "time after"];
-    let mut table = Table::new(
-        format!(
-            "Exits, and host time in them for each second, under {} (before) and {} (after)",
-            names[0], names[1]
-        ),
-        &heads,
-    );
+    let heads = [about.head, "rate before", "rate after", "time before", "time after"];
+    let mut table =
+        Table::new(format!("{} under {} (before) and {} (after)", about.caption, names[0], names[1]), &heads);
     for reason in reasons {
         let rate =
             |sums: &Sums, window| figure(format::rate(sums.get(reason).map_or(0, Histogram::n), window));
@@ -229,11 +267,11 @@ pub(super) fn exits(id: usize, assessment: &Assessment<'_>) -> Option<(Bars, Tab
     Some((drawing, table))
 }
 
-fn exit_sums(snapshot: &Snapshot) -> Sums {
+fn sums_by(snapshot: &Snapshot, key: impl Fn(&Series) -> Option<String>) -> Sums {
     let mut sums = Sums::new();
-    for series in snapshot.series.iter().filter(|s| idle_time(&s.probe, &s.labels).is_none()) {
-        if let Some(reason) = series.labels.get("reason").filter(|_| series.probe == "vm_exit") {
-            sums.entry(reason.clone()).or_default().merge(&series.histogram);
+    for series in &snapshot.series {
+        if let Some(key) = key(series) {
+            sums.entry(key).or_default().merge(&series.histogram);
         }
     }
     sums

@@ -6,11 +6,13 @@
 mod aims;
 mod bars;
 mod chart;
+mod cpus;
 mod distribution;
 mod facts;
 mod pair;
 mod scale;
 mod table;
+mod timeline;
 
 use super::{aims::aims as aims_of, assess::Assessment, format};
 use aims::AimsView;
@@ -31,6 +33,8 @@ struct Page {
     tool: String,
     aims: Vec<AimsView>,
     pairs: Vec<PairView>,
+    /// Drawing and table of each session's runs.
+    timelines: Vec<(String, Table)>,
     facts: Table,
     notes: Vec<String>,
 }
@@ -62,6 +66,12 @@ pub fn render(assessments: &[Assessment<'_>], notes: &[String]) -> Result<String
             .enumerate()
             .map(|(n, one)| PairView::new(n, one))
             .collect::<Result<_, _>>()?,
+        timelines: sessions
+            .iter()
+            .enumerate()
+            .filter_map(|(n, session)| timeline::runs(n, session))
+            .map(|(drawing, table)| Ok((drawing.render()?, table)))
+            .collect::<Result<_, askama::Error>>()?,
         facts: facts::table(&sessions),
         notes: notes.to_vec(),
     };

@@ -1,7 +1,7 @@
 //! One comparison as a chapter of the page.
 
 use super::{
-    bars, distribution,
+    bars, cpus, distribution,
     scale::{LogAxis, Px, Tick},
     table::{Table, class_of, compared, figure, sign_of},
 };
@@ -137,6 +137,27 @@ fn figures(id: usize, assessment: &Assessment<'_>) -> Result<Vec<Figure>, askama
         ("after".to_owned(), assessment.after.name.clone()),
     ];
     let mut figures = Vec::new();
+    if let Some((drawings, table)) = cpus::before_and_after(id, assessment) {
+        let [before, after] = &drawings;
+        let side = |class: &str, name: &str, drawing: String| {
+            let name = askama::filters::escape(name, askama::filters::Html).map(|name| name.to_string());
+            let name = name.unwrap_or_default();
+            format!(
+                "<p class=\"side\"><span class=\"swatch {class}\" aria-hidden=\"true\"></span>{name}</p>\n{drawing}"
+            )
+        };
+        figures.push(Figure {
+            id: format!("cpus-{id}"),
+            heading: "Where vCPUs and vectors were",
+            lead: "As the host had them when the first run of each side began. A box is a CPU; in it stands what can be on no \
+                   other. What may be on several CPUs is in the table."
+                .to_owned(),
+            drawing: side("before", &assessment.before.name, before.render()?)
+                + &side("after", &assessment.after.name, after.render()?),
+            legend: vec![("vcpu".to_owned(), "vCPU".to_owned()), ("slot".to_owned(), "VF's vector".to_owned())],
+            table,
+        });
+    }
     if let Some(chart) = distribution::spread(id, assessment) {
         figures.push(Figure {
             id: chart.id.clone(),
@@ -189,6 +210,18 @@ fn figures(id: usize, assessment: &Assessment<'_>) -> Result<Vec<Figure>, askama
             heading: "What exits cost",
             lead: "Host time between a vCPU's exit and its next entry, for each second of recording, by reason. Exits in \
                    which the guest idles (HLT, MWAIT) are left out."
+                .to_owned(),
+            drawing: drawing.render()?,
+            legend: sides.clone(),
+            table,
+        });
+    }
+    if let Some((drawing, table)) = bars::noise(id, assessment) {
+        figures.push(Figure {
+            id: format!("noise-{id}"),
+            heading: "What disturbed the guest's CPUs",
+            lead: "Time taken from guarded CPUs for each second of recording, net of what interrupted it in turn, by source; \
+                   all CPUs together."
                 .to_owned(),
             drawing: drawing.render()?,
             legend: sides,

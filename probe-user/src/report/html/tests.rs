@@ -51,8 +51,8 @@ fn check_nesting(page: &str) {
         } else if !tag.ends_with('/') && !EMPTY.contains(&name) {
             open.push(name);
         }
-        if name == "style" && !tag.starts_with('/') {
-            rest = &rest[rest.find("</style>").unwrap()..];
+        if ["style", "script"].contains(&name) && !tag.starts_with('/') {
+            rest = &rest[rest.find(&format!("</{name}>")).unwrap()..];
         }
     }
     assert_eq!(open, Vec::<&str>::new());
@@ -64,11 +64,12 @@ fn pages_are_well_formed_and_load_nothing() {
         let page = page(&session);
         check_nesting(&page);
         let without_namespace = page.replace("xmlns=\"http://www.w3.org/2000/svg\"", "");
-        for outside in ["http:", "https:", "//", "src=", "@import", "url(", "<script", "<link", "<img"] {
+        for outside in ["http:", "https:", "//", "src=", "@import", "url(", "<script ", "<link", "<img"] {
             // Comments of style sheets and doctypes aside, none of these has a place in the page.
             assert!(!without_namespace.contains(outside), "{outside}");
         }
         assert!(page.contains("default-src 'none'"));
+        assert_eq!(page.matches("<script").count(), 1, "its own, which its policy names by a digest");
         assert!(!page.contains("NaN") && !page.contains("inf"), "a place that is no number");
     }
 }
@@ -97,7 +98,7 @@ fn ids_are_unique_and_references_hit() {
 fn every_drawing_of_figures_has_its_table() {
     let page = page(&session(3, &[("own", 0.3)]));
     let figures: Vec<&str> = page.split("<section class=\"figure\"").skip(1).collect();
-    assert_eq!(figures.len(), 5);
+    assert_eq!(figures.len(), 6);
     for figure in figures {
         let section = figure.split("</section>").next().unwrap();
         assert!(section.contains("<svg") && section.contains("<table>"), "{}", &section[..80]);
@@ -121,14 +122,50 @@ fn names_from_a_file_cannot_become_markup() {
     }
     let page = page(&hostile);
     check_nesting(&page);
-    for markup in ["<script", "<img", "<b>"] {
+    assert_eq!(page.matches("<script").count(), 1, "the page's own");
+    for markup in ["<script>alert", "<img", "<b>"] {
         assert!(!page.contains(markup), "{markup}");
     }
+}
+
+#[test]
+fn cpus_and_runs_are_drawn_with_what_is_said_of_them() {
+    let mut one = session(3, &[("own", 0.3)]);
+    one.runs[4].end = None;
+    let page = page(&one);
+    for said in [
+        "vCPUs and vectors under own",
+        "CPU 1: 0000:01:10.0 slot 0; vCPU 0: any of 0-1",
+        "<td class=\"changed\">1</td>",
+        "class=\"run unfit\"",
+        "run 4, baseline: was cut off, not compared",
+        "The session&#39;s runs in their order",
+    ] {
+        assert!(page.contains(said), "{said}");
+    }
+    assert_eq!(page.matches("<rect class=\"run ").count(), 6);
+}
+
+#[test]
+fn noise_is_drawn_by_source() {
+    let mut noisy = session(3, &[("own", 0.3)]);
+    for run in &mut noisy.runs {
+        let mut series = run.snapshot.series[0].clone();
+        series.probe = "cpu_noise".to_owned();
+        series.labels = sample::labels("cpu=2,kind=irq,source=eth0-rx");
+        run.snapshot.series.push(series);
+    }
+    let page = page(&noisy);
+    assert!(page.contains("What disturbed the guest") && page.contains("irq eth0-rx, own: "), "noise");
 }
 
 #[test]
 fn what_could_not_be_seen_is_said() {
     let page = page(&kinds().pop().unwrap());
     assert!(page.contains("not enough data"));
-    assert!(!page.contains("class=\"figure\" aria"), "no drawing of nothing");
+    assert_eq!(
+        page.matches("<section class=\"figure\"").count(),
+        1,
+        "where vCPUs were is known, all else would be a drawing of nothing"
+    );
 }

@@ -14,7 +14,8 @@ use std::collections::BTreeMap;
 /// How finely series are told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Detail {
-    /// Vector slots and vCPUs of one guest and VF are one series.
+    /// Vector slots and vCPUs of one guest and VF are one series; so are the hops of its taps, whatever serves them, so
+    /// that runs of different paths can be compared.
     Folded,
     /// Every slot and vCPU by itself.
     Full,
@@ -25,7 +26,7 @@ impl Detail {
     #[must_use]
     pub fn dropped(self) -> &'static [&'static str] {
         match self {
-            Self::Folded => &["config", "slot", "vcpu"],
+            Self::Folded => &["config", "slot", "vcpu", "path", "netdev"],
             Self::Full => &["config"],
         }
     }

@@ -1,0 +1,165 @@
+//! tests/lab/path.sh: packets per point and times per hop agree with tracefs, packets and drops with the interfaces' own
+//! counters, and the way to a guest is no longer than the round trip that it is part of.
+
+use super::left;
+use probe_user::session::{self, Run};
+use probe_user::stats::Series;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use vfprobe_tests::oracle::path::{Devices, evaluate};
+use vfprobe_tests::oracle::{Span, trace, verdict};
+
+const TAPS: [&str; 3] = ["tap-vm2", "tap-vm3", "tap-vm4"];
+
+/// Packets of a device under way at an end of the window.
+const EDGES: u64 = 4;
+
+/// Packets that neighbours' discovery and the like may add between the window's ends and the reading of the counters.
+const BESIDE: u64 = 12;
+
+fn run(name: &str) -> Run {
+    session::read(&left(name)).unwrap().runs.remove(0)
+}
+
+fn text(name: &str) -> String {
+    fs::read_to_string(left(name)).unwrap()
+}
+
+/// Counters of `packet_path` by the words of these labels.
+fn counters(run: &Run, name: &str, labels: &[&str]) -> BTreeMap<String, u64> {
+    let ours =
+        run.snapshot.counters.iter().filter(|c| c.probe == "packet_path" && c.name == name && c.value > 0);
+    ours.map(|c| {
+        let words = labels.iter().map(|label| c.labels.get(*label).map_or("-", String::as_str));
+        (words.collect::<Vec<_>>().join(" "), c.value)
+    })
+    .collect()
+}
+
+fn hop<'a>(run: &'a Run, wanted: &str) -> &'a Series {
+    let name = |s: &Series| ["netdev", "direction", "hop"].map(|label| s.labels[label].clone()).join(" ");
+    let mut ours = run.snapshot.series.iter().filter(|s| s.probe == "packet_path");
+    ours.find(|s| name(s) == wanted).unwrap_or_else(|| panic!("no series {wanted}"))
+}
+
+/// What `counters` of the script wrote: packets from the guest, packets to it, drops, by tap.
+fn interface(name: &str) -> BTreeMap<String, [u64; 3]> {
+    let text = text(name);
+    let line = |line: &str| {
+        let (tap, rest) = line.split_once(' ').unwrap();
+        let numbers: Vec<u64> = rest.split(' ').map(|n| n.parse().unwrap()).collect();
+        (tap.to_owned(), numbers.try_into().unwrap())
+    };
+    text.lines().map(line).collect()
+}
+
+#[test]
+fn packets_and_times_agree_with_tracefs() {
+    let run = run("path.vfprobe");
+    let text = text("path.trace");
+    let events = trace::parse(&text).unwrap();
+    let devices = Devices { taps: &TAPS, bridge: "br0", uplinks: &["eth0"] };
+    let span = Span { from_ns: run.snapshot.from_ns, until_ns: run.snapshot.to_ns };
+    let expected = evaluate(&events, &devices, span);
+    let lost: Vec<_> = run.snapshot.lost.keys().filter(|cause| cause.starts_with("packet_path")).collect();
+    assert!(lost.is_empty(), "{lost:?}");
+    let mut differ = Vec::new();
+    let packets = counters(&run, "packets", &["netdev", "point"]);
+    let points: BTreeSet<&String> =
+        packets.keys().filter(|key| !key.ends_with(" read")).chain(expected.packets.keys()).collect();
+    for point in points {
+        let of = |all: &BTreeMap<String, u64>| all.get(point).copied().unwrap_or(0);
+        if !verdict::count_agrees(of(&expected.packets), of(&packets), EDGES) {
+            differ.push(format!(
+                "{point}: {} packets, the oracle has {}",
+                of(&packets),
+                of(&expected.packets)
+            ));
+        }
+    }
+    for (name, times) in &expected.hops {
+        let histogram = &hop(&run, name).histogram;
+        let (ours, n, sum) = (u64::try_from(times.len()).unwrap(), histogram.n(), histogram.sum());
+        if !verdict::count_agrees(ours, n, EDGES) {
+            differ.push(format!("{name}: n {n}, the oracle has {ours}"));
+        }
+        // Both observers' own work lies between the stamps, which emulation makes a hundred times longer.
+        let oracle: u64 = times.iter().sum();
+        if n == ours && oracle.abs_diff(sum) > 300_000 * n + oracle / 5 {
+            differ.push(format!("{name}: {sum} ns in all, the oracle has {oracle} (n {n})"));
+        }
+        println!(
+            "{name}: n {n}, mean {} us, oracle {} us",
+            sum / n.max(1) / 1000,
+            oracle / ours.max(1) / 1000
+        );
+    }
+    assert!(expected.hops.len() >= 3 * 6, "too few hops: {:?}", expected.hops.keys());
+    assert!(differ.is_empty(), "{}", differ.join("\n"));
+}
+
+#[test]
+fn packets_agree_with_the_interfaces() {
+    let run = run("path.vfprobe");
+    let (before, after) = (interface("before"), interface("after"));
+    let packets = counters(&run, "packets", &["netdev", "point"]);
+    for tap in TAPS {
+        for (index, point) in ["received", "sent"].into_iter().enumerate() {
+            let counted = after[tap][index] - before[tap][index];
+            let ours = packets[&format!("{tap} {point}")];
+            assert!(
+                counted >= 120 && counted.abs_diff(ours) <= BESIDE,
+                "{tap} {point}: {ours}, it has {counted}"
+            );
+        }
+    }
+    let (seen, followed) = (counters(&run, "seen", &[]), counters(&run, "followed", &[]));
+    assert_eq!(seen, followed, "at this load every packet is followed");
+}
+
+#[test]
+fn the_way_to_a_guest_is_part_of_the_round_trip() {
+    let run = run("path.vfprobe");
+    for guest in ["vm2", "vm3", "vm4"] {
+        let total = &hop(&run, &format!("tap-{guest} to_guest total")).histogram;
+        let text = text(&format!("ping-{guest}"));
+        // `rtt min/avg/max/mdev = 0.518/0.823/1.127/0.304 ms`
+        let mean_ms: f64 =
+            text.split(" = ").nth(1).and_then(|rest| rest.split('/').nth(1)).unwrap().parse().unwrap();
+        let mean_us = u128::from(total.sum()) / u128::from(total.n()) / 1000;
+        println!("{guest}: {mean_us} us to the guest (n {}), round trip {mean_ms} ms", total.n());
+        assert!(
+            total.n() >= 120 && (mean_us as f64) < mean_ms * 1000.0,
+            "{guest}: {mean_us} us, {mean_ms} ms"
+        );
+    }
+}
+
+#[test]
+fn a_full_ring_drops_there() {
+    let run = run("full.vfprobe");
+    let dropped = interface("full-after")["tap-vm2"][2] - interface("full-before")["tap-vm2"][2];
+    let drops = counters(&run, "dropped", &["netdev", "direction", "hop", "reason"]);
+    println!("{drops:?}, the interface has {dropped}");
+    let ours = drops.get("tap-vm2 to_guest ring FULL_RING").copied().unwrap_or(0);
+    assert!(dropped >= 15 && dropped.abs_diff(ours) <= EDGES, "{drops:?}, the interface has {dropped}");
+}
+
+#[test]
+fn the_command_tells_all_four_paths() {
+    let all: serde_json::Value = serde_json::from_str(&text("path.json")).unwrap();
+    let taps = all["taps"].as_array().unwrap();
+    let paths: Vec<_> = taps.iter().map(|tap| tap["path"].as_str().unwrap()).collect();
+    assert_eq!(paths, ["virtio", "vhost", "emulated"]);
+    for tap in taps {
+        let cost = &tap["cost"];
+        assert!(cost["per_packet_ns"].as_f64().is_some_and(|ns| ns > 0.0), "{tap}");
+        assert_eq!(cost["vhost_ns"].as_u64().unwrap() > 0, tap["path"] == "vhost", "{cost}");
+    }
+    // iperf3 sends large packets to a card that takes them.
+    assert!(taps[1]["to_guest"]["merged"].as_u64().unwrap() > 0, "{}", taps[1]["to_guest"]);
+    let vf = &all["vfs"][0];
+    let raised: u64 = vf["slots"].as_array().unwrap().iter().map(|s| s["raised"].as_u64().unwrap()).sum();
+    assert!(raised > 50 && vf["delivery"]["n"].as_u64().unwrap() > 50, "{vf}");
+    assert!(vf["traffic"]["rx_packets"].is_null() && vf["cost"]["vcpu_ns"].as_u64().unwrap() > 0, "{vf}");
+}

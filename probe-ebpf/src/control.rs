@@ -66,11 +66,16 @@ pub enum Lost {
     PathNegative = 19,
     /// No room for another kind of drop.
     PathDropsFull = 20,
+    /// An interrupt on its way to the guest was given up: the guest was reset, its driver unbound, or the eventfd
+    /// exchanged.
+    IrqFreed = 21,
+    /// No room for another (vCPU, host vector).
+    ExitVectorsFull = 22,
 }
 
 impl Lost {
     /// All causes, by index: the probe that loses, and the word used in labels.
-    pub const ALL: [(Self, &'static str, &'static str); 21] = [
+    pub const ALL: [(Self, &'static str, &'static str); 23] = [
         (Self::IrqBeyondTable, "irq_delivery", "irq_number_beyond_table"),
         (Self::IrqNameUnreadable, "irq_delivery", "irq_name_unreadable"),
         (Self::SlotsFull, "irq_delivery", "slots_full"),
@@ -92,6 +97,8 @@ impl Lost {
         (Self::FlightsFull, "packet_path", "followed_full"),
         (Self::PathNegative, "packet_path", "negative_interval"),
         (Self::PathDropsFull, "packet_path", "drops_full"),
+        (Self::IrqFreed, "irq_delivery", "irq_freed"),
+        (Self::ExitVectorsFull, "vm_exit", "host_vectors_full"),
     ];
 }
 

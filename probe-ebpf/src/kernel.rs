@@ -155,6 +155,17 @@ pub fn read_field<T: Copy>(base: u64, offset: &'static u32) -> Option<T> {
     unsafe { bpf_probe_read_kernel((base + u64::from(offset)) as *const T) }.ok()
 }
 
+/// Reads kernel memory; `None` when the address is bad.
+#[inline(always)]
+pub fn read<T: Copy>(address: u64) -> Option<T> {
+    // SAFETY: the helper checks the address and fails on a bad one.
+    unsafe { bpf_probe_read_kernel(address as *const T) }.ok()
+}
+
+/// What a program on a classic tracepoint returns. With 0 the kernel would keep the event from everybody else who asks perf
+/// for it on this CPU, `perf kvm stat` included (`perf_trace_run_bpf_submit()`, kernel/events/core.c).
+pub const SEEN: u32 = 1;
+
 /// Reads from a classic tracepoint's record at an offset that user space took from its `format` file.
 #[inline(always)]
 pub fn read_record<T: Copy>(ctx: &aya_ebpf::programs::TracePointContext, offset: &'static u32) -> Option<T> {

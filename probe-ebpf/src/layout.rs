@@ -40,6 +40,7 @@ const fn field(event: &'static str, field: &'static str, global: &'static str) -
 pub const MEMBERS: &[FieldRef] = &[
     member("irqaction", "name", "OFF_IRQACTION_NAME"),
     member("irqaction", "dev_id", "OFF_IRQACTION_DEV_ID"),
+    member("irq_desc", "irq_data.irq", "OFF_IRQ_DESC_IRQ"),
     member("kvm_vcpu", "vcpu_id", "OFF_KVM_VCPU_ID"),
     member("task_struct", "pid", "OFF_TASK_PID"),
     member("task_struct", "comm", "OFF_TASK_COMM"),
@@ -69,6 +70,11 @@ pub const FIELDS: &[RecordField] = &[
     field("kvm/kvm_entry", "vcpu_id", "REC_ENTRY_VCPU_ID"),
     field("kvm/kvm_exit", "exit_reason", "REC_EXIT_REASON"),
     field("kvm/kvm_exit", "isa", "REC_EXIT_ISA"),
+    field("kvm/kvm_exit", "intr_info", "REC_EXIT_INTR_INFO"),
+    field("kvm/kvm_pi_irte_update", "host_irq", "REC_PI_IRQ"),
+    field("kvm/kvm_pi_irte_update", "vcpu_id", "REC_PI_VCPU_ID"),
+    field("kvm/kvm_pi_irte_update", "gvec", "REC_PI_VECTOR"),
+    field("kvm/kvm_pi_irte_update", "set", "REC_PI_SET"),
     field("kvm/kvm_userspace_exit", "reason", "REC_USERSPACE_REASON"),
     field("kvm/kvm_userspace_exit", "errno", "REC_USERSPACE_ERRNO"),
     field("kvm/kvm_vcpu_wakeup", "ns", "REC_WAKEUP_NS"),
@@ -81,17 +87,29 @@ pub const FIELDS: &[RecordField] = &[
 /// Address of `irqfd_inject` (kvm), 0 when not known.
 pub const IRQFD_INJECT: &str = "IRQFD_INJECT";
 
+/// Address of `__per_cpu_offset`, absent when not known.
+pub const PER_CPU_OFFSET: &str = "__per_cpu_offset";
+
+/// Address of the per-CPU variable `vector_irq`, before the CPU's offset is added; absent when not known.
+pub const VECTOR_IRQ: &str = "vector_irq";
+
 /// 1 when the raw tracepoint `kvm_inj_virq` has `reinjected` as its third argument (6.1 and later), else 0.
 pub const INJ_TELLS_REINJECTION: &str = "INJ_TELLS_REINJECTION";
 
 /// 1 when the raw tracepoint `sched_switch` has `prev_state` as its fourth argument (5.18 and later), else 0.
 pub const SWITCH_TELLS_STATE: &str = "SWITCH_TELLS_STATE";
 
+/// 1 when the raw tracepoint `kvm_pi_irte_update` passes a vCPU's address instead of its number (6.18), else 0.
+pub const PI_PASSES_VCPU: &str = "PI_PASSES_VCPU";
+
 /// Globals that programs can do without.
 pub const OPTIONAL: &[&str] = &[
     "REC_INJ_REINJECTED",
     INJ_TELLS_REINJECTION,
     SWITCH_TELLS_STATE,
+    PI_PASSES_VCPU,
+    "REC_EXIT_INTR_INFO",
+    "OFF_IRQ_DESC_IRQ",
     "OFF_TASK_COMM",
     "OFF_TASK_FLAGS",
     "OFF_TASK_STATE",

@@ -57,7 +57,7 @@ const _: () = assert!(
 mod bpf {
     use super::*;
     use crate::control::Lost;
-    use crate::kernel::{current, element, global, lost, now, offsets, read_field, read_record};
+    use crate::kernel::{SEEN, current, element, global, lost, now, offsets, read_field, read_record};
     use crate::probes::{irq_delivery, vcpu_sched, vm_exit};
     use aya_ebpf::{
         macros::{map, raw_tracepoint, tracepoint},
@@ -105,6 +105,13 @@ mod bpf {
     pub(crate) fn thread_of(tgid: u32, vcpu_id: u32) -> Option<u32> {
         // SAFETY: a copy of a u32 that is written whole.
         unsafe { VCPU_TIDS.get(VcpuKey { tgid, vcpu_id }) }.copied()
+    }
+
+    /// Whether a process has been seen to run a guest: the first vCPU of every x86 guest has the number 0.
+    #[inline(always)]
+    pub(crate) fn is_guest(tgid: u32) -> bool {
+        // SAFETY: the value is not looked at.
+        unsafe { VCPU_TIDS.get(VcpuKey { tgid, vcpu_id: 0 }) }.is_some()
     }
 
     #[inline(always)]
@@ -185,7 +192,7 @@ mod bpf {
         if let Some(vcpu_id) = read_record(&ctx, &REC_ENTRY_VCPU_ID) {
             on_entry(vcpu_id, ns);
         }
-        0
+        SEEN
     }
 
     /// `next_task`: address of the next thread's `task_struct`, 0 when only its number is known.
@@ -245,9 +252,9 @@ mod bpf {
                 read_record::<u64>(&ctx, &REC_SWITCH_PREV_STATE).is_some_and(|state| state & REPORTED == 0)
             });
         }
-        0
+        SEEN
     }
 }
 
 #[cfg(target_arch = "bpf")]
-pub(crate) use bpf::{hinted, id_of, of_thread, pid_of, thread_of};
+pub(crate) use bpf::{hinted, id_of, is_guest, of_thread, pid_of, thread_of};

@@ -1,5 +1,5 @@
 # Single interrupts by `vfprobe trace`, with a tracefs capture of the same time beside it, in which the evaluator
-# (tests/tests/lab_eval) looks for every hop.
+# (tests/tests/lab_eval) looks for every hop; and the exits of a run as perf counts them.
 # lab: cpus=2
 # lab: limit=300
 . /lab/support/lab.sh
@@ -35,3 +35,24 @@ vfprobe trace -d 1s --guest vm2 2>/dev/null
 equal trace/no-such-guest 2 $?
 vfprobe trace -d 1s --vf 0000:01:10.7 2>/dev/null
 equal trace/no-such-vf 2 $?
+
+# The guest runs only while both watch, so that both see the same exits.
+guest_monitor vm1 stop >/dev/null
+perf kvm stat record -o /tmp/perf.kvm -p "$(guest_pid vm1)" >/out/perf.log 2>&1 & perf=$!
+watches() { ls -l "/proc/$perf/fd" | grep -q 'anon_inode:\[perf_event\]'; }
+wait_for 60 "perf kvm stat record" watches || cat /out/perf.log
+rm -f /out/perf.vfprobe
+cat >/tmp/run.sh <<'END'
+. /lab/support/lab.sh
+trap - EXIT
+# Written when the window is open.
+wait_for 30 "the window" grep -q '"kind":"run"' /out/perf.vfprobe || exit 1
+guest_monitor vm1 cont >/dev/null
+ping -q -c 100 -i 0.02 192.168.0.101 >/dev/null
+guest_monitor vm1 stop >/dev/null
+END
+check trace/perf-run vfprobe record -q -o /out/perf.vfprobe -- bash /tmp/run.sh
+kill -INT "$perf" && wait "$perf"
+perf kvm -i /tmp/perf.kvm stat report --event=vmexit >/out/perf-kvm.txt 2>/out/perf-kvm.err
+perf script -i /tmp/perf.kvm -F comm,tid,cpu,time,event,trace >/out/perf-script.txt 2>/out/perf-script.err
+check trace/perf-events grep -q kvm:kvm_exit /out/perf-script.txt

@@ -64,6 +64,31 @@ pub struct RareExit {
     pub code: u32,
 }
 
+/// A host vector that made a vCPU leave its guest.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExitVector {
+    /// The vCPU's thread.
+    pub tid: u32,
+    /// The APIC vector on its CPU.
+    pub vector: u32,
+}
+
+/// `KVM_ISA_VMX` (arch/x86/kvm/trace.h).
+pub const ISA_VMX: u32 = 1;
+
+/// `EXIT_REASON_EXTERNAL_INTERRUPT` (arch/x86/include/uapi/asm/vmx.h).
+const EXTERNAL_INTERRUPT: u32 = 1;
+
+/// The host vector behind an exit, where the processor tells it: VMX, with bit 31 of the interruption information
+/// (Intel SDM vol. 3, 25.9.2). SVM's `intr_info` is about the guest's own events.
+#[inline(always)]
+#[must_use]
+pub fn host_vector(isa: u32, reason: u32, intr_info: u32) -> Option<u32> {
+    let external = isa == ISA_VMX && reason & 0xffff == EXTERNAL_INTERRUPT;
+    if external && intr_info >> 31 == 1 { Some(intr_info & 0xff) } else { None }
+}
+
 const _: () = assert!(size_of::<VcpuExit>() == 64 + 8 * USER_REASONS + 2 * DIRECT_CODES);
 
 /// The code's place in a vCPU's table.
@@ -83,13 +108,16 @@ unsafe impl aya::Pod for ExitSeries {}
 #[cfg(feature = "user")]
 // SAFETY: `repr(C)`, two u32, no padding.
 unsafe impl aya::Pod for RareExit {}
+#[cfg(feature = "user")]
+// SAFETY: as above.
+unsafe impl aya::Pod for ExitVector {}
 
 #[cfg(target_arch = "bpf")]
 pub(crate) mod bpf {
     use super::*;
     use crate::control::{Lost, Table};
     use crate::hist::Hist;
-    use crate::kernel::{current, element, in_window, lost, next_index, now, offsets, read_record};
+    use crate::kernel::{SEEN, current, element, in_window, lost, next_index, now, offsets, read_record};
     use crate::vcpu::{self, Vcpu};
     use aya_ebpf::{
         macros::{map, raw_tracepoint, tracepoint},
@@ -107,16 +135,19 @@ pub(crate) mod bpf {
     #[map]
     static RARE_EXITS: HashMap<RareExit, u32> = HashMap::with_max_entries(256, 0);
 
+    /// Written by the vCPU's thread alone.
+    #[map]
+    static EXIT_VECTORS: HashMap<ExitVector, u64> = HashMap::with_max_entries(64, 0);
+
     offsets!(
         REC_EXIT_REASON,
         REC_EXIT_ISA,
+        REC_EXIT_INTR_INFO,
         REC_USERSPACE_REASON,
         REC_USERSPACE_ERRNO,
         REC_WAKEUP_NS,
         REC_WAKEUP_WAITED
     );
-
-    const ISA_VMX: u32 = 1;
 
     #[inline(always)]
     fn on_exit(reason: u32, isa: u32, ns: u64) {
@@ -203,14 +234,35 @@ pub(crate) mod bpf {
         let ns = now();
         if let Some((reason, isa)) = reason_of(&ctx) {
             on_exit(reason, isa, ns);
+            if isa == ISA_VMX
+                && let Some(info) = read_record(&ctx, &REC_EXIT_INTR_INFO)
+                && let Some(vector) = host_vector(isa, reason, info)
+            {
+                by_vector(vector, ns);
+            }
         }
-        0
+        SEEN
     }
 
     /// Reason and isa in a record of `kvm_exit`.
     #[inline(always)]
     pub(crate) fn reason_of(ctx: &TracePointContext) -> Option<(u32, u32)> {
         Some((read_record(ctx, &REC_EXIT_REASON)?, read_record(ctx, &REC_EXIT_ISA)?))
+    }
+
+    #[inline(always)]
+    fn by_vector(vector: u32, ns: u64) {
+        let (_, tid) = current();
+        if !in_window(ns) || vcpu::of_thread(tid).is_none() {
+            return;
+        }
+        let key = ExitVector { tid, vector };
+        if let Some(count) = EXIT_VECTORS.get_ptr_mut(key) {
+            // SAFETY: an element of a preallocated map; only this thread writes it.
+            unsafe { *count += 1 };
+        } else if EXIT_VECTORS.insert(key, 1, 0).is_err() {
+            lost(Lost::ExitVectorsFull);
+        }
     }
 
     #[inline(always)]
@@ -240,7 +292,7 @@ pub(crate) mod bpf {
         {
             on_user_exit(reason, errno);
         }
-        0
+        SEEN
     }
 
     #[inline(always)]
@@ -274,6 +326,26 @@ pub(crate) mod bpf {
         {
             on_wakeup(ns, waited != 0);
         }
-        0
+        SEEN
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_vectors_of_exits() {
+        for (isa, reason, info, expected) in [
+            (ISA_VMX, 1, 0x8000_0060, Some(96)),
+            // A failed entry's flag is not part of the reason.
+            (ISA_VMX, 0x8000_0001, 0x8000_00ec, Some(0xec)),
+            (ISA_VMX, 1, 0x60, None),
+            (ISA_VMX, 0, 0x8000_0202, None),
+            (2, 1, 0x8000_0060, None),
+            (2, 0x60, 0x8000_0060, None),
+        ] {
+            assert_eq!(host_vector(isa, reason, info), expected, "isa {isa} {reason:#x} {info:#x}");
+        }
     }
 }

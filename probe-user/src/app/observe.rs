@@ -2,11 +2,12 @@
 
 use super::cpu_time::CpuTime;
 use crate::bpf::{LoadError, Loaded, Sizes};
-use crate::host::{HostRoot, read_paths};
+use crate::host::{HostRoot, read_paths, read_vf_counters};
 use crate::model::CpuSet;
 use crate::model::path::Paths;
 use crate::model::topology::Topology;
 use crate::probes::irq_delivery::{self, Accepted};
+use crate::probes::vectors::Look;
 use crate::probes::{Names, PROBES, ProbeReport, ReadError, Verdict};
 use crate::stats::{Series, Snapshot};
 use probe_ebpf::control::Window;
@@ -18,10 +19,13 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct Observer {
     root: HostRoot,
-    loaded: Loaded,
+    pub(super) loaded: Loaded,
     window: Window,
     paths: Paths,
     cpu_time: Option<CpuTime>,
+    pub(super) sizes: Sizes,
+    /// What the programs of observers before this one have cost, by probe.
+    pub(super) spent: BTreeMap<&'static str, (Duration, u64)>,
 }
 
 impl Observer {
@@ -42,10 +46,19 @@ impl Observer {
     /// # Errors
     /// [`LoadError`] when nothing can be observed here.
     pub fn start_anywhere(root: &HostRoot, topology: &Topology) -> Result<Self, LoadError> {
-        let mut loaded = Loaded::new(root, sizes_for(topology), &owners(topology))?;
+        let sizes = sizes_for(topology);
+        let mut loaded = Loaded::new(root, sizes, &owners(topology))?;
         let paths = read_paths(root, topology);
         loaded.set_paths(&paths)?;
-        Ok(Self { root: root.clone(), loaded, window: Window::default(), paths, cpu_time: None })
+        Ok(Self {
+            root: root.clone(),
+            loaded,
+            window: Window::default(),
+            paths,
+            cpu_time: None,
+            sizes,
+            spent: BTreeMap::new(),
+        })
     }
 
     /// The loaded object: for tests that run single programs with arguments of their own.
@@ -63,7 +76,9 @@ impl Observer {
     #[must_use]
     pub fn cost(&self, report: &ProbeReport) -> Option<(Duration, u64)> {
         let probe = PROBES.iter().find(|probe| probe.name == report.probe)?;
-        self.loaded.cost(probe)
+        let (before, runs_before) = self.spent.get(probe.name).copied().unwrap_or_default();
+        let (time, runs) = self.loaded.cost(probe)?;
+        Some((before + time, runs_before + runs))
     }
 
     /// Starts counting now, until `length` has passed or for ever.
@@ -132,12 +147,30 @@ impl Observer {
     /// # Errors
     /// When a map cannot be read.
     pub fn accepted(&self, topology: &Topology) -> Result<Vec<Accepted>, ReadError> {
-        let name = irq_delivery::SPEC.name;
-        let ready = |r: &&ProbeReport| r.probe == name && matches!(r.verdict, Verdict::Ready { .. });
-        match self.loaded.reports().iter().find(ready) {
-            Some(_) => irq_delivery::accepted(&self.loaded.maps(), &Names::new(topology)),
-            None => Ok(Vec::new()),
+        if !self.sees_delivery() {
+            return Ok(Vec::new());
         }
+        irq_delivery::accepted(&self.loaded.maps(), &Names::new(topology))
+    }
+
+    /// Fills into a topology that was just read what has been seen of the vectors of guests' VFs: host vector, guest
+    /// vector, vCPU, and the mode by what happened since the look before.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn look(&mut self, topology: &mut Topology, before: &Look) -> Result<Look, ReadError> {
+        if !self.sees_delivery() {
+            return Ok(Look::default());
+        }
+        let counted = read_vf_counters(topology).counters;
+        let received = counted.iter().filter_map(|(vf, counters)| Some((*vf, counters.rx_packets?.get())));
+        let host = self.loaded.host_vectors(&topology.online());
+        before.again(&self.loaded.maps(), topology, &host, received.collect())
+    }
+
+    fn sees_delivery(&self) -> bool {
+        let name = irq_delivery::SPEC.name;
+        self.loaded.reports().iter().any(|r| r.probe == name && matches!(r.verdict, Verdict::Ready { .. }))
     }
 
     /// Reads all series and counters.
@@ -198,7 +231,7 @@ fn owners(topology: &Topology) -> BTreeMap<u32, u32> {
 }
 
 /// Room for twice what is there, at least for a small host: guests may come while we look.
-fn sizes_for(topology: &Topology) -> Sizes {
+pub(super) fn sizes_for(topology: &Topology) -> Sizes {
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     let vcpus = count(topology.guests.iter().map(|g| g.vcpus.len()).sum());
     let vfs = topology.free_vfs.len() + topology.guests.iter().map(|g| g.vfs.len()).sum::<usize>();

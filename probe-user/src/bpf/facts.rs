@@ -1,10 +1,13 @@
-//! Reads what the kernel offers: BTF of kernel and modules, tracepoint formats, one symbol.
+//! Reads what the kernel offers: BTF of kernel and modules, tracepoint formats, a few symbols.
 
 use super::format;
 use crate::btf::Btf;
 use crate::host::HostRoot;
 use crate::probes::{KernelFacts, every_hook};
-use probe_ebpf::layout::{FIELDS, INJ_TELLS_REINJECTION, IRQFD_INJECT, MEMBERS, SWITCH_TELLS_STATE};
+use probe_ebpf::layout::{
+    FIELDS, INJ_TELLS_REINJECTION, IRQFD_INJECT, MEMBERS, PER_CPU_OFFSET, PI_PASSES_VCPU, SWITCH_TELLS_STATE,
+    VECTOR_IRQ,
+};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
@@ -18,7 +21,7 @@ pub fn read_facts(root: &HostRoot) -> KernelFacts {
     let mut facts = KernelFacts::default();
     read_btf(root, &mut facts);
     read_formats(root, &mut facts);
-    read_symbol(root, &mut facts);
+    read_symbols(root, &mut facts);
     facts
 }
 
@@ -60,6 +63,11 @@ fn read_btf(root: &HostRoot, facts: &mut KernelFacts) {
         .collect();
     if let Some(params) = facts.raw.get("kvm_inj_virq") {
         facts.globals.insert(INJ_TELLS_REINJECTION, u64::from(params.len() >= 3));
+    }
+    if let Some(params) = facts.raw.get("kvm_pi_irte_update") {
+        facts
+            .globals
+            .insert(PI_PASSES_VCPU, u64::from(params.get(1).is_some_and(|p| p.type_name.contains('*'))));
     }
     if let Some(params) = facts.raw.get("sched_switch") {
         facts.globals.insert(SWITCH_TELLS_STATE, u64::from(params.len() >= 4));
@@ -133,21 +141,18 @@ fn read_formats(root: &HostRoot, facts: &mut KernelFacts) {
     }
 }
 
-fn read_symbol(root: &HostRoot, facts: &mut KernelFacts) {
+fn read_symbols(root: &HostRoot, facts: &mut KernelFacts) {
     let path = root.proc.join("kallsyms");
-    match fs::read_to_string(&path) {
-        Ok(text) => match find_symbol(&text, "irqfd_inject") {
-            Some(address) => {
-                facts.globals.insert(IRQFD_INJECT, address);
-            }
-            None => {
-                facts
-                    .unresolved
-                    .insert(IRQFD_INJECT, "irqfd_inject is not in /proc/kallsyms, or hidden".to_owned());
-            }
-        },
-        Err(e) => {
-            facts.unresolved.insert(IRQFD_INJECT, format!("cannot read {}: {e}", path.display()));
+    let text = fs::read_to_string(&path).map_err(|e| format!("cannot read {}: {e}", path.display()));
+    for (symbol, global) in
+        [("irqfd_inject", IRQFD_INJECT), (PER_CPU_OFFSET, PER_CPU_OFFSET), (VECTOR_IRQ, VECTOR_IRQ)]
+    {
+        let found = text.as_ref().map_err(Clone::clone).and_then(|text| {
+            find_symbol(text, symbol).ok_or_else(|| format!("{symbol} is not in /proc/kallsyms, or hidden"))
+        });
+        match found {
+            Ok(address) => drop(facts.globals.insert(global, address)),
+            Err(reason) => drop(facts.unresolved.insert(global, reason)),
         }
     }
 }

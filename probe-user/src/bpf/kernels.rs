@@ -4,7 +4,7 @@
 use super::facts::read_facts;
 use crate::host::HostRoot;
 use crate::probes::{KernelFacts, PROBES, hook::Candidate};
-use probe_ebpf::layout::{INJ_TELLS_REINJECTION, MEMBERS, SWITCH_TELLS_STATE};
+use probe_ebpf::layout::{INJ_TELLS_REINJECTION, MEMBERS, PI_PASSES_VCPU, SWITCH_TELLS_STATE};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
@@ -100,13 +100,21 @@ fn each_kernel_gets_the_programs_that_fit_it() {
 
 #[test]
 fn layouts_are_those_of_each_kernel() {
-    for kernel in ["6.1", "6.12", "6.18", "7.2"] {
+    for (kernel, tells_reinjection, tells_state, passes_vcpu, exit_isa, pi_set) in [
+        ("6.1", 1, 1, 0, 24, 32),
+        ("6.12", 1, 1, 0, 24, 32),
+        ("6.18", 1, 1, 1, 24, 24),
+        ("7.2", 1, 1, 1, 24, 24),
+    ] {
         let facts = facts(kernel);
         for (global, expected) in [
-            (INJ_TELLS_REINJECTION, 1),
-            (SWITCH_TELLS_STATE, 1),
+            (INJ_TELLS_REINJECTION, tells_reinjection),
+            (SWITCH_TELLS_STATE, tells_state),
+            (PI_PASSES_VCPU, passes_vcpu),
             ("REC_EXIT_REASON", 8),
-            ("REC_EXIT_ISA", 24),
+            ("REC_EXIT_ISA", exit_isa),
+            ("REC_EXIT_INTR_INFO", 48),
+            ("REC_PI_SET", pi_set),
             ("REC_INJ_VECTOR", 8),
             // `struct irqaction` begins with handler and dev_id, in every kernel.
             ("OFF_IRQACTION_DEV_ID", 8),
@@ -125,9 +133,21 @@ fn layouts_are_those_of_each_kernel() {
 fn arguments_that_moved_are_not_read_from_their_old_place() {
     // Linux 5.15 to 5.16 and 6.6, from the prototypes in arch/x86/kvm/trace.h at those tags: kernels without an excerpt.
     let param = |type_name: &str| crate::btf::Param { name: None, type_name: type_name.to_owned() };
-    let cases: [(&str, &[&str], &str); 3] = [
+    let cases: [(&str, &[&str], &str); 6] = [
         ("kvm_exit", &["unsigned int", "struct kvm_vcpu *", "u32"], "exit_raw"),
         ("kvm_exit", &["struct kvm_vcpu *", "u32"], "exit_tp"),
+        (
+            "kvm_pi_irte_update",
+            &["unsigned int", "unsigned int", "unsigned int", "unsigned int", "u64", "bool"],
+            "irq_posted_raw",
+        ),
+        (
+            "kvm_pi_irte_update",
+            &["unsigned int", "struct kvm_vcpu *", "unsigned int", "unsigned int", "bool"],
+            "irq_posted_raw",
+        ),
+        // A layout that nobody knows yet is read by the names of its record.
+        ("kvm_pi_irte_update", &["unsigned int", "struct kvm_vcpu *", "bool"], "irq_posted_tp"),
         ("kvm_exit", &["struct kvm_vcpu *"], "exit_tp"),
     ];
     for (event, params, expected) in cases {

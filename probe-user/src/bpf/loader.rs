@@ -60,8 +60,8 @@ pub enum LoadError {
 
 /// A loaded and attached object. Dropping it detaches everything.
 pub struct Loaded {
-    ebpf: Ebpf,
-    facts: KernelFacts,
+    pub(super) ebpf: Ebpf,
+    pub(super) facts: KernelFacts,
     reports: Vec<ProbeReport>,
     guarded: CpuSet,
     /// Packets to follow on a CPU in a stretch of time at most; 0 = all.
@@ -212,7 +212,7 @@ impl Loaded {
         Ok(())
     }
 
-    /// Corrects the owner in known slots; the programs keep it there.
+    /// Has interrupts whose owner is another now looked at anew.
     fn forget_irqs(&mut self, owners: &BTreeMap<u32, u32>) -> Result<(), ReadError> {
         use probe_ebpf::control::Table;
         use probe_ebpf::probes::irq_delivery::{IRQ_NUMBERS, KnownIrq};
@@ -226,7 +226,8 @@ impl Loaded {
             .collect();
         let mut map: Array<_, KnownIrq> = self.map_mut(NAME)?;
         for irq in stale {
-            map.set(irq, KnownIrq { action: 0, dev_id: 0, slot: 0, pad: 0 }, 0)
+            let known = map.get(&irq, 0).map_err(|e| read_error(NAME, e))?;
+            map.set(irq, KnownIrq { action: 0, dev_id: 0, slot: 0, ..known }, 0)
                 .map_err(|e| read_error(NAME, e))?;
         }
         Ok(())
@@ -253,9 +254,11 @@ pub(super) fn load_object(
     tracing: Option<TraceSizes>,
 ) -> Result<Ebpf, LoadError> {
     let tracing = tracing.unwrap_or(TraceSizes { ring: 1, vcpus: 1, slots: 1 });
-    // Offsets are 32-bit globals, addresses 64-bit ones.
+    // Offsets are 32-bit globals, addresses 64-bit ones; those of the vector table are arguments.
+    let arguments = [probe_ebpf::layout::PER_CPU_OFFSET, probe_ebpf::layout::VECTOR_IRQ];
+    let globals = facts.globals.iter().filter(|(name, _)| !arguments.contains(name));
     let offsets: Vec<(&str, u32)> =
-        facts.globals.iter().filter_map(|(name, value)| Some((*name, u32::try_from(*value).ok()?))).collect();
+        globals.filter_map(|(name, value)| Some((*name, u32::try_from(*value).ok()?))).collect();
     let inject = facts.globals.get(probe_ebpf::layout::IRQFD_INJECT).copied().unwrap_or(0);
     let mut loader = EbpfLoader::new();
     for (name, value) in &offsets {
@@ -268,11 +271,14 @@ pub(super) fn load_object(
         ("SLOTS", sizes.slots),
         ("SLOT_IDS", sizes.slots),
         ("SLOW_WORK", sizes.slots),
+        ("POSTED", sizes.slots),
+        ("APICV", sizes.vcpus),
         ("DELIVERIES", sizes.deliveries),
         ("DELIVERY_IDS", sizes.deliveries),
         ("IRQ_HIST", sizes.deliveries * STAGES),
         ("EXITS", sizes.exits),
         ("EXIT_HIST", sizes.exits),
+        ("EXIT_VECTORS", sizes.vcpus * 16),
         ("SCHED_HIST", sizes.vcpus),
         ("PREEMPTERS", sizes.vcpus * 8),
         ("NOISE", sizes.noise),

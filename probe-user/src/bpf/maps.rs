@@ -17,7 +17,7 @@ impl Maps<'_> {
         self.0.map(name).ok_or_else(|| error(name, "no such map in the object"))
     }
 
-    fn element<T: aya::Pod>(&self, name: &'static str, index: u32) -> Result<T, ReadError> {
+    pub(super) fn element<T: aya::Pod>(&self, name: &'static str, index: u32) -> Result<T, ReadError> {
         let array: Array<&MapData, T> = self.map(name)?.try_into().map_err(|e| error(name, e))?;
         array.get(&index, 0).map_err(|e| error(name, e))
     }
@@ -34,14 +34,14 @@ impl Maps<'_> {
         Ok(per_cpu.iter().fold(T::default(), join))
     }
 
-    fn entries<K: aya::Pod, V: aya::Pod>(&self, name: &'static str) -> Result<Vec<(K, V)>, ReadError> {
-        let map: HashMap<&MapData, K, V> = self.map(name)?.try_into().map_err(|e| error(name, e))?;
-        map.iter().collect::<Result<_, _>>().map_err(|e| error(name, e))
-    }
-
     fn size<T: aya::Pod>(&self, name: &'static str) -> Result<u32, ReadError> {
         let array: Array<&MapData, T> = self.map(name)?.try_into().map_err(|e| error(name, e))?;
         Ok(array.len())
+    }
+
+    fn entries<K: aya::Pod, V: aya::Pod>(&self, name: &'static str) -> Result<Vec<(K, V)>, ReadError> {
+        let map: HashMap<&MapData, K, V> = self.map(name)?.try_into().map_err(|e| error(name, e))?;
+        map.iter().collect::<Result<_, _>>().map_err(|e| error(name, e))
     }
 
     /// What was lost, all CPUs together: only causes that occurred.
@@ -87,6 +87,22 @@ impl MapReader for Maps<'_> {
 
     fn preempters(&self) -> Result<Vec<(vcpu_sched::Preempter, vcpu_sched::Preempted)>, ReadError> {
         self.entries("PREEMPTERS")
+    }
+
+    fn host_vector(&self, irq: u32) -> Result<u32, ReadError> {
+        self.element("IRQ_VECTORS", irq)
+    }
+
+    fn posted(&self) -> Result<Vec<(u32, irq_delivery::Posted)>, ReadError> {
+        self.entries("POSTED")
+    }
+
+    fn apicv(&self) -> Result<Vec<(u32, irq_delivery::Apicv)>, ReadError> {
+        self.entries("APICV")
+    }
+
+    fn exit_vectors(&self) -> Result<Vec<(vm_exit::ExitVector, u64)>, ReadError> {
+        self.entries("EXIT_VECTORS")
     }
 
     fn vcpus(&self) -> Result<Vec<(u32, Vcpu)>, ReadError> {

@@ -1,6 +1,7 @@
 //! The BPF edge: the embedded object, what the kernel offers, loading, attaching, reading maps. The only place that
 //! names aya.
 
+mod adopt;
 pub mod facts;
 pub mod format;
 #[cfg(test)]
@@ -10,6 +11,7 @@ mod maps;
 mod object;
 mod paths;
 mod tracer;
+mod vector_table;
 
 pub use loader::{LoadError, Loaded, Sizes};
 pub use tracer::{TraceSizes, Tracer};

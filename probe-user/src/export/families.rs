@@ -129,6 +129,7 @@ pub fn families<'a>(scrape: &Scrape<'a>, fold: &Fold) -> Vec<Family<'a>> {
         all.topology(topology);
     }
     scrape.vfs.iter().for_each(|vf| all.vf(vf));
+    all.own("vfprobe_probe_renewals_total", [""; 0], scrape.status.renewals as f64);
     all.own("vfprobe_config_info", [config], 1.0);
     if let Some(hold) = scrape.status.hold {
         all.own("vfprobe_config_settings", [""; 0], hold.settings as f64);
@@ -260,6 +261,21 @@ impl<'a> Families<'a> {
 
         let list =
             |cpus: &Option<crate::model::CpuSet>| cpus.as_ref().map(ToString::to_string).unwrap_or_default();
+        let known = |vector: Option<u8>| vector.map(|v| v.to_string()).unwrap_or_default();
+        let [name, address, index] = vector.clone();
+        let vcpu = slot.vcpu.map(|v| v.to_string()).unwrap_or_default();
+        let vectors = [
+            name,
+            address,
+            index,
+            vcpu.into(),
+            slot.irq.to_string().into(),
+            known(slot.host_vector).into(),
+            list(&slot.effective_affinity).into(),
+            known(slot.guest_vector).into(),
+        ];
+        self.own("vfprobe_irq_vector_info", vectors, 1.0);
+
         let [name, address, index] = vector.clone();
         let affinity = [
             name,

@@ -12,7 +12,9 @@ pub static LABELS: &[(&str, &str)] = &[
     ("direction", "`to_guest` or `from_guest`"),
     ("effective", "CPU list that the interrupt controller is set to"),
     ("guest", "the guest's name"),
+    ("guest_vector", "vector that the guest's interrupt controller gets; absent: not known"),
     ("hop", "part of a packet's way: `bridge`, `qdisc`, `ring`, or all of it, `total` (probes.md)"),
+    ("host_vector", "APIC vector on the host's CPU; absent: not known"),
     ("irq", "Linux interrupt number on the host"),
     (
         "kind",
@@ -41,6 +43,7 @@ pub static LABELS: &[(&str, &str)] = &[
     ("tid", "thread of the vCPU"),
     ("uuid", "the guest's uuid"),
     ("vcpu", "index of the vCPU in its guest"),
+    ("vector", "APIC vector on the host's CPU"),
     ("version", "release"),
     ("vf", "PCI address of the VF; in `vfprobe_vf_*` its number under the PF"),
     ("vmm", "program that runs the guest"),

@@ -18,6 +18,8 @@ pub struct Ledger {
     /// What was counted under configurations that have ended; their labels name them.
     histograms_done: BTreeMap<SeriesKey, Histogram>,
     counters_done: BTreeMap<CounterKey, u64>,
+    /// What probes before these have lost.
+    lost_done: BTreeMap<String, u64>,
 }
 
 /// Probe and labels.
@@ -65,12 +67,27 @@ impl Ledger {
         self.config = config.into();
     }
 
+    /// Other probes go on from nothing under the same configuration; `now` is the state in which these end.
+    pub fn renew(&mut self, now: Snapshot) {
+        for (cause, times) in &now.lost {
+            *self.lost_done.entry(cause.clone()).or_default() += times;
+        }
+        let config = self.config.clone();
+        self.switch(now, config);
+        self.histograms_before.clear();
+        self.counters_before.clear();
+    }
+
     /// The probes' state with each count under its configuration.
     #[must_use]
     pub fn label(&self, now: Snapshot) -> Snapshot {
         let mut histograms = self.histograms_done.clone();
         let mut counters = self.counters_done.clone();
-        let mut out = Snapshot { series: vec![], counters: vec![], ..now };
+        let mut lost = self.lost_done.clone();
+        for (cause, times) in now.lost {
+            *lost.entry(cause).or_default() += times;
+        }
+        let mut out = Snapshot { series: vec![], counters: vec![], lost, ..now };
         for Series { probe, labels, observable, histogram } in now.series {
             if !observable.is_yes() {
                 out.series.push(Series { probe, labels, observable, histogram });
@@ -206,6 +223,20 @@ mod tests {
         let mut ledger = Ledger::new("baseline");
         ledger.switch(snapshot(&[1, 2, 3], 3, 0), "direct");
         assert_eq!(seen(&ledger, snapshot(&[9], 1, 0)).0, [row("baseline", 3, 3), row("direct", 1, 1)]);
+    }
+
+    #[test]
+    fn probes_that_begin_anew_go_on_in_the_same_counts() {
+        let mut ledger = Ledger::new("baseline");
+        let lost = |times| BTreeMap::from([("vcpu.vcpus_full".to_owned(), times)]);
+        ledger.switch(snapshot(&[1], 1, 0), "direct");
+        ledger.renew(Snapshot { lost: lost(4), ..snapshot(&[1, 2, 3], 3, 2) });
+        let now = Snapshot { lost: lost(1), ..snapshot(&[4], 1, 1) };
+        assert_eq!(
+            seen(&ledger, now.clone()),
+            (vec![row("baseline", 1, 1), row("direct", 3, 3)], vec![("direct".to_owned(), 1)])
+        );
+        assert_eq!(ledger.label(now).lost, lost(5));
     }
 
     #[test]

@@ -59,6 +59,8 @@ pub struct Status {
     pub topology: Option<Arc<Topology>>,
     /// Since when is counted.
     pub began: Began,
+    /// How often the probes' maps were made anew, because they were full of guests that are gone.
+    pub renewals: u64,
     /// What the process itself has used; `None` when that cannot be read.
     pub own: Option<OwnCost>,
 }

@@ -1,6 +1,8 @@
 //! `irq_delivery`: the stages of a VF's interrupt on its way into the guest (docs/probes.md).
 
-use super::{Hook, MapReader, Names, Needs, ProbeReport, ProbeSpec, ReadError, Role, hook};
+use super::hook::{self, Variant};
+use super::{Hook, MapReader, Names, Needs, ProbeReport, ProbeSpec, ReadError, Role, vectors};
+use crate::btf::Param;
 use crate::model::{PciAddress, VcpuId};
 use crate::stats::{Counter, Histogram, Labels, Observability, Series, Snapshot};
 use probe_ebpf::control::Table;
@@ -9,12 +11,52 @@ use probe_ebpf::probes::irq_delivery::{Delivery, STAGES, Slot, Stage};
 /// Why stages after the accept are hidden when hardware injects.
 const APICV: &str = "APICv/AVIC delivers without an event";
 
+/// Why no stage is seen of an interrupt that never reaches the host.
+const POSTED: &str = "posted: hardware takes it to the guest past the host";
+
 /// The specification.
 pub static SPEC: ProbeSpec = ProbeSpec {
     name: "irq_delivery",
     about: "stages of a VF's interrupt from the host's handler into the guest",
     needs: Needs::Vcpu,
     hooks: &[
+        Hook {
+            event: "irq_vectors/vector_deactivate",
+            role: Role::Figure("freed"),
+            raw: hook::raw("irq_freed_raw", &[]),
+            classic: None,
+        },
+        Hook {
+            event: "irq_vectors/vector_activate",
+            role: Role::Figure("enabler"),
+            raw: hook::raw("irq_enabled_raw", &[]),
+            classic: None,
+        },
+        Hook {
+            event: "irq_vectors/vector_config",
+            role: Role::Figure("host_vector"),
+            raw: hook::raw("irq_vector_raw", &[]),
+            classic: None,
+        },
+        Hook {
+            event: "kvm/kvm_pi_irte_update",
+            role: Role::Figure("posted"),
+            raw: Some(Variant {
+                program: "irq_posted_raw",
+                needs: &["OFF_KVM_VCPU_ID", "PI_PASSES_VCPU"],
+                fits: irte_update_is_known,
+            }),
+            classic: hook::classic(
+                "irq_posted_tp",
+                &["REC_PI_IRQ", "REC_PI_VCPU_ID", "REC_PI_VECTOR", "REC_PI_SET"],
+            ),
+        },
+        Hook {
+            event: "kvm/kvm_apicv_inhibit_changed",
+            role: Role::Figure("apicv_inhibits"),
+            raw: hook::raw("irq_inhibit_raw", &[]),
+            classic: None,
+        },
         Hook {
             event: "kvm/kvm_eoi",
             role: Role::Figure("service"),
@@ -67,6 +109,13 @@ pub static SPEC: ProbeSpec = ProbeSpec {
     collect,
 };
 
+/// Up to 6.12 (host_irq, vcpu_id, gsi, gvec, pi_desc_addr, set); since 6.18 (host_irq, vcpu, gsi, gvec, set). BTF has no
+/// names for them, so number and kinds decide.
+fn irte_update_is_known(params: &[Param]) -> bool {
+    let pointer = |at: usize| params.get(at).is_some_and(|p| p.type_name.contains('*'));
+    matches!((params.len(), pointer(1)), (6, false) | (5, true))
+}
+
 fn collect(
     maps: &dyn MapReader,
     names: &Names<'_>,
@@ -81,6 +130,8 @@ fn collect(
             ("raised", slot.raised, true),
             ("slow_path", slot.slow, slow),
             ("slow_merged", slot.slow_merged, slow),
+            ("multicast", slot.multicast, true),
+            ("freed", slot.generation, report.loses("freed").is_none()),
         ];
         for (name, value, seen) in counts {
             if seen {
@@ -98,6 +149,49 @@ fn collect(
         labels.insert("guest".into(), names.guest(delivery.tgid));
         labels.insert("vcpu".into(), names.vcpu(delivery.tid, delivery.vcpu_id));
         add_delivery(maps, report, index, &delivery, &labels, out)?;
+    }
+    add_posted(maps, names, &slots, out)?;
+    if report.loses("apicv_inhibits").is_none() {
+        for (tgid, apicv) in maps.apicv()? {
+            let labels = Labels::from([("guest".into(), names.guest(tgid))]);
+            out.counters.push(counter("apicv_changes", &labels, apicv.changes));
+            out.counters.push(counter("apicv_inhibits", &labels, apicv.inhibits.count_ones().into()));
+        }
+    }
+    Ok(())
+}
+
+/// Vectors that hardware delivers, and of which the host has never taken an interrupt: every stage is hidden.
+fn add_posted(
+    maps: &dyn MapReader,
+    names: &Names<'_>,
+    slots: &[Slot],
+    out: &mut Snapshot,
+) -> Result<(), ReadError> {
+    let told = vectors::told(maps, names.topology)?;
+    for guest in &names.topology.guests {
+        for (vf, slot) in guest.vfs.iter().flat_map(|vf| vf.slots.iter().map(move |slot| (vf, slot))) {
+            let Some(told) = told.iter().find(|told| told.set && told.irq == slot.irq) else { continue };
+            let key = (guest.pid.0, vf.address.packed(), u32::from(slot.slot));
+            if slots.iter().any(|s| (s.owner, s.vf, s.slot) == key && s.last_tid != 0) {
+                continue;
+            }
+            for (_, stage) in Stage::ALL {
+                let labels = [
+                    ("guest", guest.name.clone()),
+                    ("vf", vf.address.to_string()),
+                    ("slot", slot.slot.to_string()),
+                    ("vcpu", told.vcpu.map(|vcpu| vcpu.to_string()).unwrap_or_default()),
+                    ("stage", stage.to_owned()),
+                ];
+                out.series.push(Series {
+                    probe: SPEC.name.into(),
+                    labels: labels.map(|(name, value)| (name.to_owned(), value)).into(),
+                    observable: Observability::No(POSTED.to_owned()),
+                    histogram: Histogram::default(),
+                });
+            }
+        }
     }
     Ok(())
 }

@@ -13,6 +13,7 @@ pub mod trace;
 mod user_exit_names;
 pub mod vcpu;
 pub mod vcpu_sched;
+pub mod vectors;
 pub mod vm_exit;
 
 pub use facts::KernelFacts;
@@ -115,6 +116,26 @@ pub trait MapReader {
     /// # Errors
     /// When the map cannot be read.
     fn vcpus(&self) -> Result<Vec<(u32, probe_ebpf::vcpu::Vcpu)>, ReadError>;
+    /// Where an interrupt's APIC vector was set to go (`irq_delivery::pack_vector`); 0 = not seen.
+    ///
+    /// # Errors
+    /// When the map or the element does not exist.
+    fn host_vector(&self, irq: u32) -> Result<u32, ReadError>;
+    /// What KVM told the IOMMU of interrupts, by their numbers.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    fn posted(&self) -> Result<Vec<(u32, probe_ebpf::probes::irq_delivery::Posted)>, ReadError>;
+    /// Whether hardware may deliver interrupts, by VMM process; those whose state has changed.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    fn apicv(&self) -> Result<Vec<(u32, probe_ebpf::probes::irq_delivery::Apicv)>, ReadError>;
+    /// Exits by the host vector that caused them.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    fn exit_vectors(&self) -> Result<Vec<(probe_ebpf::probes::vm_exit::ExitVector, u64)>, ReadError>;
     /// Devices on guests' paths, by interface number.
     ///
     /// # Errors

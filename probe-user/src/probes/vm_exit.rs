@@ -74,8 +74,14 @@ fn collect(
         labels.insert("kind".into(), kind.into());
         out.counters.push(counter("interrupt_exits", labels, value));
     }
+    let by_vector = maps.exit_vectors()?;
     for (tid, vcpu) in maps.vcpus()? {
         let labels = vcpu_labels(names, vcpu.tgid, tid, vcpu.vcpu_id);
+        for (key, value) in by_vector.iter().filter(|(key, _)| key.tid == tid) {
+            let mut labels = labels.clone();
+            labels.insert("vector".into(), key.vector.to_string());
+            out.counters.push(counter("host_vector_exits", labels, *value));
+        }
         add_vcpu(report, &vcpu.exit, outside.remove(&(vcpu.tgid, tid)).unwrap_or_default(), &labels, out);
     }
     Ok(())

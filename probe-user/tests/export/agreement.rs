@@ -7,10 +7,10 @@ use probe_ebpf::{
     hist::Hist,
     probes::{
         cpu_noise::{NoiseKey, NoiseSeries},
-        irq_delivery::{Delivery, Slot, VcpuIrq},
+        irq_delivery::{Apicv, Delivery, Posted, Slot, VcpuIrq},
         packet_path::{Counts, Device, DropKey, ENTERED, Role, Sampling, Softirqs},
         vcpu_sched::{Preempted, Preempter, RUNNING, VcpuSched},
-        vm_exit::{DIRECT_CODES, ExitSeries, USER_REASONS, VcpuExit},
+        vm_exit::{DIRECT_CODES, ExitSeries, ExitVector, USER_REASONS, VcpuExit},
     },
     vcpu::{SWITCHES_KEPT, Vcpu},
 };
@@ -54,6 +54,8 @@ impl MapReader for Maps {
             last_tid: 101,
             last_series: 0,
             last_cpu: 2,
+            generation: 1,
+            multicast: 1,
         })
     }
 
@@ -81,7 +83,24 @@ impl MapReader for Maps {
             cross_cpu: 4,
             apicv: 0,
             slow: 1,
+            generation: 1,
         })
+    }
+
+    fn host_vector(&self, _: u32) -> Result<u32, ReadError> {
+        Ok(2 << 8 | 96)
+    }
+
+    fn posted(&self) -> Result<Vec<(u32, Posted)>, ReadError> {
+        Ok(vec![(33, Posted { set: 1, vcpu_id: 0, vector: 42, tgid: 100, updates: 1 })])
+    }
+
+    fn apicv(&self) -> Result<Vec<(u32, Apicv)>, ReadError> {
+        Ok(vec![(100, Apicv { inhibits: 5, changes: 3 })])
+    }
+
+    fn exit_vectors(&self) -> Result<Vec<(ExitVector, u64)>, ReadError> {
+        Ok(vec![(ExitVector { tid: 101, vector: 96 }, 7)])
     }
 
     fn exit(&self, _: u32) -> Result<ExitSeries, ReadError> {

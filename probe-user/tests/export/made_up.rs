@@ -141,6 +141,7 @@ pub(crate) fn status() -> Status {
             probes: Some(UNIX_EPOCH + Duration::from_millis(1_700_000_000_500)),
             ..Began::default()
         },
+        renewals: 0,
         own: Some(OwnCost { cpu_ns: 250_000_000, resident_bytes: 8192 }),
     }
 }

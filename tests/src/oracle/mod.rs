@@ -9,6 +9,7 @@ pub mod exits;
 pub mod guests;
 pub mod noise;
 pub mod path;
+pub mod perf;
 pub mod sched;
 pub mod trace;
 pub mod verdict;

@@ -2,10 +2,13 @@
 
 use probe_user::btf::Btf;
 
+pub(super) fn running_kernel() -> Btf {
+    Btf::parse(std::fs::read("/sys/kernel/btf/vmlinux").unwrap()).unwrap()
+}
+
 #[test]
 fn the_running_kernel_is_understood() {
-    let bytes = std::fs::read("/sys/kernel/btf/vmlinux").unwrap();
-    let btf = Btf::parse(bytes).unwrap();
+    let btf = running_kernel();
     // `struct list_head` is two pointers, and `pid` and `tgid` of a task are neighbours, in every kernel.
     assert_eq!(btf.offset_of("list_head", "next"), Ok(0));
     assert_eq!(btf.offset_of("list_head", "prev"), Ok(8));

@@ -89,11 +89,11 @@ pub(super) fn teach(observer: &mut Observer, tids: &[u32]) {
     (slot.vf, slot.slot, slot.irq, slot.owner) = (vf, 1, IRQ, own);
     slots.set(0, slot, 0).unwrap();
     let mut ids: HashMap<_, SlotKey, u32> = ebpf.map_mut("SLOT_IDS").unwrap().try_into().unwrap();
-    ids.insert(SlotKey { vf, slot: 1 }, 0, 0).unwrap();
+    ids.insert(SlotKey { vf, slot: 1, owner: own }, 0, 0).unwrap();
     let mut next: Array<_, u64> = ebpf.map_mut("NEXT").unwrap().try_into().unwrap();
     next.set(0, 1, 0).unwrap();
     let mut known: Array<_, KnownIrq> = ebpf.map_mut("KNOWN_IRQS").unwrap().try_into().unwrap();
-    known.set(IRQ, KnownIrq { action: ACTION, dev_id: 0, slot: 1, pad: 0 }, 0).unwrap();
+    known.set(IRQ, KnownIrq { action: ACTION, dev_id: 0, slot: 1, enabler: 0 }, 0).unwrap();
     let zero: Array<_, Vcpu> = ebpf.map_mut("VCPU_ZERO").unwrap().try_into().unwrap();
     let mut vcpu = zero.get(&0, 0).unwrap();
     for (id, tid) in (0..).zip(tids) {

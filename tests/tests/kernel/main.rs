@@ -11,6 +11,8 @@ mod load;
 mod noise;
 mod paths;
 mod reconcile;
+mod renewal;
 mod slow_path;
 mod trace;
+mod vectors;
 mod way;

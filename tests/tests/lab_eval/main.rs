@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test's support fails with the place")]
 
 mod observe;
+mod odd;
 mod path;
 mod trace;
 

@@ -2,10 +2,11 @@
 //! thread, and no interrupt of the capture is missing.
 
 use super::left;
+use probe_user::session;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
-use vfprobe_tests::oracle::{Span, chrome, delivery, exits, guests, trace, verdict};
+use vfprobe_tests::oracle::{Span, chrome, delivery, exits, guests, perf, trace, verdict};
 
 /// At most this many interrupts may fall on different sides of the window's ends: one at each.
 const EDGES: u64 = 2;
@@ -153,4 +154,52 @@ fn filters_keep_what_they_say() {
     assert!(number(&slowest["matched"]) > 2);
     let limit = json("limit.json");
     assert!(interrupts(&limit).is_empty() && number(&limit["matched"]) == 0 && number(&limit["seen"]) > 0);
+}
+
+/// Exits of the run by reason, as vfprobe has them; both vCPUs together.
+fn recorded_exits() -> Vec<(String, u64)> {
+    let session = session::read(&left("perf.vfprobe")).unwrap();
+    let series = session.runs[0].snapshot.series.iter().filter(|series| series.probe == "vm_exit");
+    let mut exits = std::collections::BTreeMap::<String, u64>::new();
+    for one in series {
+        *exits.entry(one.labels["reason"].clone()).or_default() += one.histogram.n();
+    }
+    exits.into_iter().filter(|(_, n)| *n > 0).collect()
+}
+
+/// Differences in counts, reason by reason, in both directions.
+fn count_differences(perf: &perf::Exits, recorded: &[(String, u64)]) -> Vec<String> {
+    let mut found = Vec::new();
+    for (reason, n) in perf {
+        let ours = recorded.iter().find(|(name, _)| exits::same_reason(reason, name)).map_or(0, |(_, n)| *n);
+        if !verdict::count_agrees(*n, ours, EDGES) {
+            found.push(format!("{reason}: vfprobe {ours}, perf {n}"));
+        }
+    }
+    for (name, n) in recorded {
+        if !perf.keys().any(|reason| exits::same_reason(reason, name)) && *n > EDGES {
+            found.push(format!("{name}: vfprobe {n}, perf has no such reason"));
+        }
+    }
+    found
+}
+
+#[test]
+fn exits_are_those_of_perf() {
+    let recorded = recorded_exits();
+    let all: u64 = recorded.iter().map(|(_, n)| n).sum();
+    assert!(recorded.len() > 3 && all > 500, "too few exits: {recorded:?}");
+    let events = perf::followed_exits(&fs::read_to_string(left("perf-script.txt")).unwrap());
+    let found = count_differences(&events, &recorded);
+    assert!(found.is_empty(), "of perf's events:\n{}", found.join("\n"));
+    println!("{all} exits of {} reasons are those of perf's events", recorded.len());
+    let table = perf::kvm_stat(&fs::read_to_string(left("perf-kvm.txt")).unwrap());
+    if table.is_empty() {
+        let why = fs::read_to_string(left("perf-kvm.err")).unwrap();
+        println!("SKIP the table of perf kvm stat: it has none here: {}", why.trim());
+        return;
+    }
+    let found = count_differences(&table, &recorded);
+    assert!(found.is_empty(), "of the table of perf kvm stat:\n{}", found.join("\n"));
+    println!("and those of perf kvm stat's table");
 }

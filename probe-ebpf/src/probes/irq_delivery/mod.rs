@@ -38,7 +38,8 @@ impl Stage {
 /// Entries of the table that remembers what each Linux interrupt number is.
 pub const IRQ_NUMBERS: u32 = 16384;
 
-/// What an interrupt number was found to be. Valid while the handler (`action`, `dev_id`) stays the same.
+/// What an interrupt number was found to be. Valid while the handler (`action`, `dev_id`) stays the same, and until it
+/// is enabled or freed.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct KnownIrq {
@@ -48,8 +49,8 @@ pub struct KnownIrq {
     pub dev_id: u64,
     /// Index + 1 of the slot; 0 = not a VF's interrupt.
     pub slot: u32,
-    /// Unused.
-    pub pad: u32,
+    /// Process that enabled the interrupt: of a VFIO interrupt the VMM. 0 = not seen.
+    pub enabler: u32,
 }
 
 /// A VF's MSI-X vector slot, and its counters. Written by the CPU that takes the interrupt; an edge interrupt is
@@ -63,7 +64,7 @@ pub struct Slot {
     pub slot: u32,
     /// Linux number of the interrupt that served it last.
     pub irq: u32,
-    /// VMM that owns the VF, as user space told; 0 = unknown.
+    /// VMM that owns the VF; 0 = not in use.
     pub owner: u32,
     /// Interrupts taken by the host.
     pub raised: u64,
@@ -83,9 +84,24 @@ pub struct Slot {
     pub last_series: u32,
     /// CPU that took the last interrupt.
     pub last_cpu: u32,
+    /// How often its interrupt was freed: the guest was reset, its driver unbound, the eventfd exchanged. What was on
+    /// its way then is given up.
+    pub generation: u64,
+    /// Interrupts that more than one vCPU accepted.
+    pub multicast: u64,
 }
 
-/// Name of a slot.
+/// Name of a slot, as its handler's name tells.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlotName {
+    /// The VF (`PciAddress::packed`).
+    pub vf: u32,
+    /// MSI-X table index.
+    pub slot: u32,
+}
+
+/// A slot in the hands of one VMM: a VF that goes to another guest begins anew.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SlotKey {
@@ -93,6 +109,50 @@ pub struct SlotKey {
     pub vf: u32,
     /// MSI-X table index.
     pub slot: u32,
+    /// The VMM's process.
+    pub owner: u32,
+}
+
+/// APIC vectors of a CPU (`NR_VECTORS`, arch/x86/include/asm/irq_vectors.h).
+pub const VECTORS: usize = 256;
+
+/// Where an interrupt's APIC vector was set to go last: the vector in the low byte, above it the CPU; 0 = not seen.
+#[inline(always)]
+#[must_use]
+pub fn pack_vector(vector: u32, cpu: u32) -> u32 {
+    cpu << 8 | vector & 0xff
+}
+
+/// The vector and the CPU of a packed place; `None` when it was not seen.
+#[must_use]
+pub fn unpack_vector(packed: u32) -> Option<(u8, u32)> {
+    (packed != 0).then_some((packed as u8, packed >> 8))
+}
+
+/// What KVM told the IOMMU last of an interrupt. Key: its Linux number.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Posted {
+    /// 1 = hardware delivers it from then on, 0 = the host takes it.
+    pub set: u32,
+    /// KVM's `vcpu_id` of its target.
+    pub vcpu_id: u32,
+    /// Guest vector.
+    pub vector: u32,
+    /// Process that changed it: the VMM.
+    pub tgid: u32,
+    /// How often it was changed.
+    pub updates: u64,
+}
+
+/// Whether hardware may deliver interrupts to a guest. Key: the VMM's process.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Apicv {
+    /// Reasons against it (`APICV_INHIBIT_REASON_*`, arch/x86/include/asm/kvm_host.h), one bit each; 0 = it may.
+    pub inhibits: u64,
+    /// How often they changed.
+    pub changes: u64,
 }
 
 /// A slot's interrupts to one vCPU. Key: slot index and vCPU thread.
@@ -158,6 +218,8 @@ pub struct Delivery {
     pub slow: u64,
     /// Accepts that hardware delivers (`kvm_apicv_accept_irq`): injection and EOI are invisible.
     pub apicv: u64,
+    /// The slot's `generation` at the last accept; `pending`, `late` and `service_ns` belong to it.
+    pub generation: u64,
 }
 
 /// A vCPU's part: the interrupt injected since the last entry, and whose each vector is.
@@ -199,8 +261,9 @@ pub struct InIrq {
 }
 
 const _: () = assert!(size_of::<KnownIrq>() == 24);
-const _: () = assert!(size_of::<Slot>() == 72);
-const _: () = assert!(size_of::<Delivery>() == 152);
+const _: () = assert!(size_of::<Slot>() == 88);
+const _: () = assert!(size_of::<Delivery>() == 160);
+const _: () = assert!(size_of::<Posted>() == 24);
 const _: () = assert!(size_of::<InIrq>() == 32);
 const _: () = assert!(size_of::<VcpuIrq>() == 32 + 512);
 
@@ -208,7 +271,7 @@ const _: () = assert!(size_of::<VcpuIrq>() == 32 + 512);
 /// (drivers/vfio/pci/vfio_pci_intrs.c). `None` for any other name. `name` may go on after the closing bracket.
 #[inline(always)]
 #[must_use]
-pub fn parse_name(name: &[u8; NAME_LEN]) -> Option<SlotKey> {
+pub fn parse_name(name: &[u8; NAME_LEN]) -> Option<SlotName> {
     if name[..8] != *b"vfio-msi" {
         return None;
     }
@@ -250,7 +313,7 @@ pub fn parse_name(name: &[u8; NAME_LEN]) -> Option<SlotKey> {
     }
     // Now 16 bits of domain, 8 of bus, 8 of device (whose upper three are 0) and 3 of function.
     let (domain_bus, devfn) = (address >> 11, address & 0xff);
-    (name[at + 12] == b')').then_some(SlotKey { vf: (domain_bus << 8 | devfn) as u32, slot })
+    (name[at + 12] == b')').then_some(SlotName { vf: (domain_bus << 8 | devfn) as u32, slot })
 }
 
 /// Bytes of a name that are looked at: `vfio-msix[2047](0000:01:10.0)` and its end.
@@ -267,7 +330,9 @@ fn hex(byte: u8) -> Option<u64> {
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{Delivery, DeliveryKey, InIrq, KnownIrq, Slot, SlotKey};
+    use super::{Apicv, Delivery, DeliveryKey, InIrq, KnownIrq, Posted, Slot, SlotKey};
+    // SAFETY: as below.
+    unsafe impl aya::Pod for Apicv {}
     // SAFETY: `repr(C)`, integers only, no padding (sizes asserted above), every bit pattern is valid.
     unsafe impl aya::Pod for Delivery {}
     // SAFETY: as above.
@@ -276,6 +341,8 @@ mod pod {
     unsafe impl aya::Pod for InIrq {}
     // SAFETY: as above.
     unsafe impl aya::Pod for KnownIrq {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Posted {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Slot {}
     // SAFETY: as above.
@@ -293,6 +360,14 @@ mod tests {
         let mut name = [0; NAME_LEN];
         name[..text.len()].copy_from_slice(text.as_bytes());
         parse_name(&name).map(|k| (k.vf, k.slot))
+    }
+
+    #[test]
+    fn a_vector_and_its_cpu_share_a_word() {
+        for (vector, cpu) in [(96, 2), (255, 0), (32, 511)] {
+            assert_eq!(unpack_vector(pack_vector(vector, cpu)), Some((vector as u8, cpu)));
+        }
+        assert_eq!(unpack_vector(0), None);
     }
 
     #[test]

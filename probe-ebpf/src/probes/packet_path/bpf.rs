@@ -7,7 +7,7 @@ use super::{
 use crate::control::{Lost, Table};
 use crate::hist::Hist;
 use crate::kernel::{
-    add, element, in_window, lost, next_index, now, own_element, read_field, read_record, record_shared,
+    SEEN, add, element, in_window, lost, next_index, now, own_element, read_field, read_record, record_shared,
 };
 use aya_ebpf::{
     macros::{map, raw_tracepoint, tracepoint},
@@ -449,5 +449,5 @@ fn path_drop_tp(ctx: TracePointContext) -> u32 {
     if let Some(skb) = read_record(&ctx, &REC_KFREE_SKB) {
         dropped(skb, 0);
     }
-    0
+    SEEN
 }

@@ -9,6 +9,7 @@ use crate::export::{Began, CountedVf, Hold, ProbeState, ProbeStatus, Source, Sou
 use crate::host::{HostRoot, read_topology, read_vf_counters};
 use crate::model::topology::{Guest, Topology};
 use crate::probes::irq_delivery::Accepted;
+use crate::probes::vectors::Look;
 use crate::probes::{ProbeReport, ReadError, Verdict};
 use crate::stats::Snapshot;
 use std::collections::BTreeSet;
@@ -29,6 +30,10 @@ struct Now {
     observer: Observer,
     topology: Arc<Topology>,
     ledger: Ledger,
+    /// What was seen of vectors at the last look.
+    look: Look,
+    /// How often the probes' maps were made anew.
+    renewals: u64,
     hold: Option<Hold>,
     began: Began,
     /// When guests were last looked for.
@@ -42,7 +47,7 @@ struct Now {
 impl Service {
     pub(super) fn start(root: HostRoot, state: StateDir) -> Result<Self, ServeError> {
         let looked = SystemTime::now();
-        let topology = read_topology(&root);
+        let mut topology = read_topology(&root);
         let mut observer = Observer::start(&root, &topology)?;
         observer.guard(&topology.promised())?;
         for report in observer.reports() {
@@ -50,10 +55,13 @@ impl Service {
             tracing::info!("probe {} {}: {how}", report.probe, state.as_str());
         }
         observer.open(None)?;
+        let look = observer.look(&mut topology, &Look::default())?;
         let now = Now {
             observer,
             topology: Arc::new(topology),
             ledger: Ledger::new(BASELINE),
+            look,
+            renewals: 0,
             hold: None,
             began: Began { probes: Some(looked), ..Began::default() },
             looked,
@@ -109,8 +117,14 @@ impl Service {
     /// Reads the topology anew.
     pub(super) fn look_for_guests(&self) {
         let looked = SystemTime::now();
-        let topology = Arc::new(read_topology(&self.root));
+        let mut topology = read_topology(&self.root);
         let mut now = self.now();
+        let before = std::mem::take(&mut now.look);
+        match now.observer.look(&mut topology, &before) {
+            Ok(look) => now.look = look,
+            Err(error) => tracing::warn!(%error, "where vectors go is not known"),
+        }
+        let topology = Arc::new(topology);
         let began = began(&now.began, &now.topology, &topology, now.looked);
         now.began = began;
         now.looked = looked;
@@ -122,6 +136,7 @@ impl Service {
         now.ledger.keep_guests(|guest| guests.contains(guest));
         drop(guests);
         now.topology = topology;
+        now.make_room(&self.root);
     }
 }
 
@@ -161,8 +176,33 @@ impl Now {
             probes: probes.collect(),
             topology: Some(Arc::clone(&self.topology)),
             began: self.began.clone(),
+            renewals: self.renewals,
             own: own_cost::read(),
         }
+    }
+
+    /// Makes the probes' maps anew when they are full of guests that are gone. The counts go on.
+    fn make_room(&mut self, root: &HostRoot) {
+        match self.observer.is_crowded(&self.topology) {
+            Ok(false) => return,
+            Ok(true) => {}
+            Err(error) => return tracing::warn!(%error, "how full the probes' maps are is not known"),
+        }
+        let mut next = match self.observer.renewed(root, &self.topology) {
+            Ok(next) => next,
+            Err(error) => return tracing::warn!(%error, "the probes' maps are nearly full and stay so"),
+        };
+        // One after the other, so that nothing counts twice.
+        let ended = self.observer.close().and_then(|()| next.open(None)).and_then(|_| self.read());
+        match ended {
+            Ok(snapshot) => {
+                self.ledger.renew(snapshot);
+                self.renewals += 1;
+                tracing::info!("the probes' maps were nearly full of guests that are gone and are made anew");
+            }
+            Err(error) => tracing::warn!(%error, "the probes' figures so far are lost"),
+        }
+        self.observer = next;
     }
 
     fn switch(&mut self, config: &str) {

@@ -2,12 +2,14 @@
 
 mod tree;
 
-use super::{Exit, Failure, Globals, paint::Paint, print};
+use super::{Exit, Failure, Globals, duration, failures, paint::Paint, print, progress};
 use crate::{
+    app::vectors,
     host::{HostRoot, read_topology, read_vf_counters},
     model::topology::Topology,
 };
 use serde::Serialize;
+use std::time::Duration;
 
 /// Version of the JSON shape (docs/json.md).
 const SCHEMA: u32 = 1;
@@ -18,6 +20,9 @@ pub struct Args {
     /// Only this guest (name, uuid or pid)
     #[arg(long)]
     guest: Option<String>,
+    /// Watch interrupts so long, to tell guest vectors, vCPUs and how vectors are delivered
+    #[arg(short, long, value_name = "TIME", value_parser = duration::parse)]
+    duration: Option<Duration>,
     /// JSON instead of a tree (docs/json.md)
     #[arg(long)]
     json: bool,
@@ -54,8 +59,19 @@ struct Document<'a> {
 
 /// Reads and prints the topology.
 pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
-    let Args { guest, json } = args;
-    let mut topology = read_topology(&HostRoot::live());
+    let Args { guest, duration, json } = args;
+    let root = HostRoot::live();
+    let mut topology = match duration {
+        None => read_topology(&root),
+        Some(length) => {
+            let bar = progress::Bar::new(globals, "topology", Some(*length));
+            let watched = super::runtime()?
+                .block_on(vectors::watch(&root, *length, &mut |elapsed| bar.at(elapsed)))
+                .map_err(failures::record)?;
+            bar.clear();
+            watched
+        }
+    };
     if let Some(wanted) = guest {
         topology = only_guest(topology, wanted).map_err(Failure::usage)?;
     }

@@ -29,9 +29,15 @@ enum Reason {
 impl Reason {
     fn text(self) -> &'static str {
         match self {
-            Self::HostVector => "host vector: told by kernels with CONFIG_GENERIC_IRQ_DEBUGFS, to root",
-            Self::GuestVector => "guest vector, vCPU: seen when an interrupt arrives; see vfprobe record",
-            Self::Mode => "mode unknown: hardware may deliver these past the host; vfprobe record finds out",
+            Self::HostVector => {
+                "host vector: told by kernels with CONFIG_GENERIC_IRQ_DEBUGFS, or by vfprobe topology -d 1s, to root"
+            }
+            Self::GuestVector => {
+                "guest vector, vCPU: seen when an interrupt arrives; vfprobe topology -d 10s waits for it"
+            }
+            Self::Mode => {
+                "mode unknown: hardware may deliver these past the host; vfprobe topology -d 10s watches"
+            }
             Self::Node => "node: the firmware does not say where the device is (numa_node is -1)",
             Self::Driver => "driver: none is bound",
             Self::Group => "IOMMU group: no IOMMU is active",
@@ -271,7 +277,8 @@ impl Renderer {
             number.into(),
             self.or_unknown(affinity.as_ref(), Reason::Affinity).into(),
             format!("{vector}@{cpu}").into(),
-            self.or_unknown(*guest_vector, Reason::GuestVector).into(),
+            // The kernel and its tools print guest vectors in either base.
+            self.or_unknown(guest_vector.map(|v| format!("{v} ({v:#x})")), Reason::GuestVector).into(),
             self.or_unknown(*vcpu, Reason::GuestVector).into(),
             Cell::new(style, mode.as_str()),
             self.or_unknown(irq.map(|irq| irq.count), Reason::Affinity).into(),
@@ -356,9 +363,9 @@ mod tests {
                 "  new interrupts go to  0-127",
                 "  vCPUs are pinned to   0-63",
                 "",
-                "- host vector: told by kernels with CONFIG_GENERIC_IRQ_DEBUGFS, to root",
-                "- guest vector, vCPU: seen when an interrupt arrives; see vfprobe record",
-                "- mode unknown: hardware may deliver these past the host; vfprobe record finds out",
+                "- host vector: told by kernels with CONFIG_GENERIC_IRQ_DEBUGFS, or by vfprobe topology -d 1s, to root",
+                "- guest vector, vCPU: seen when an interrupt arrives; vfprobe topology -d 10s waits for it",
+                "- mode unknown: hardware may deliver these past the host; vfprobe topology -d 10s watches",
             ]
         );
     }

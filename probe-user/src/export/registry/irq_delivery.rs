@@ -75,6 +75,32 @@ pub(super) const ROWS: &[Metric] = &[
         "not_accepted",
         "Interrupts of the slow path and of user space together, where the hook that tells them apart is missing",
     ),
+    irq(
+        "vfprobe_irq_delivery_multicast_total",
+        "multicast",
+        "Interrupts of the VF that more than one vCPU accepted",
+    ),
+    irq(
+        "vfprobe_irq_delivery_freed_total",
+        "freed",
+        "Times that the VF's interrupt was freed: the guest was reset, its driver unbound, the eventfd exchanged",
+    ),
+    Metric {
+        name: "vfprobe_apicv_changes_total",
+        kind: Kind::Counter,
+        unit: Unit::None,
+        labels: &["guest", "config"],
+        help: "Times that KVM's reasons against delivery by hardware (APICv, AVIC) changed; absent while none did",
+        origin: Origin::Counter("irq_delivery", "apicv_changes"),
+    },
+    Metric {
+        name: "vfprobe_apicv_inhibits",
+        kind: Kind::Gauge,
+        unit: Unit::None,
+        labels: &["guest", "config"],
+        help: "KVM's reasons against delivery by hardware (APICv, AVIC) that stand; absent until they change",
+        origin: Origin::Level("irq_delivery", "apicv_inhibits"),
+    },
     Metric {
         name: "vfprobe_irq_delivery_pending",
         kind: Kind::Gauge,

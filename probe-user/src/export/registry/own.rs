@@ -56,6 +56,13 @@ pub(super) const ROWS: &[Metric] = &[
         "How often the probe's programs have run; absent unless the kernel keeps BPF statistics",
     ),
     own(
+        "vfprobe_probe_renewals_total",
+        Kind::Counter,
+        Unit::None,
+        &[],
+        "Times that the probes' maps were made anew because they were nearly full of guests that are gone",
+    ),
+    own(
         "vfprobe_guest_info",
         Kind::Info,
         Unit::None,
@@ -89,6 +96,13 @@ pub(super) const ROWS: &[Metric] = &[
         Unit::None,
         &["guest", "vf", "slot", "vcpu", "mode"],
         "How a VF's interrupt reaches its guest (remapped, posted, userspace, unknown), and at which vCPU",
+    ),
+    own(
+        "vfprobe_irq_vector_info",
+        Kind::Info,
+        Unit::None,
+        &["guest", "vf", "slot", "vcpu", "irq", "host_vector", "cpu", "guest_vector"],
+        "The host's APIC vector of a VF's interrupt and its CPU, and the guest's vector and vCPU; empty: not known",
     ),
     own("vfprobe_config_info", Kind::Info, Unit::None, &["config"], "The configuration in force"),
     own(

@@ -35,6 +35,13 @@ pub(super) const ROWS: &[Metric] = &[
         &["guest", "vcpu", "kind", "config"],
         "VM exits because of interrupts (host, nmi, window, apic), which are also among the exits by reason",
     ),
+    exit(
+        "vfprobe_vm_exit_host_vector_total",
+        "host_vector_exits",
+        Unit::None,
+        &["guest", "vcpu", "vector", "config"],
+        "VM exits by a host interrupt, by its APIC vector; absent where the processor does not tell it (AMD)",
+    ),
     exit("vfprobe_vcpu_guest_seconds_total", "guest_ns", Unit::Seconds, VCPU, "Time in guest mode"),
     exit(
         "vfprobe_vcpu_host_seconds_total",

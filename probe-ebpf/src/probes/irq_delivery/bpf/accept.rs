@@ -1,9 +1,9 @@
 //! The accept by a vCPU's APIC: it ties slot, vCPU and guest vector together.
 
 use super::slow_path::cause;
-use super::{DELIVERIES, DELIVERY_IDS, SLOTS, record};
+use super::{DELIVERIES, DELIVERY_IDS, SLOTS, generation, record, renew};
 use crate::control::{Lost, Table};
-use crate::kernel::{cpu, element, lost, next_index, now, offsets, read_record};
+use crate::kernel::{SEEN, cpu, element, lost, next_index, now, offsets, read_record};
 use crate::probes::irq_delivery::{Delivery, DeliveryKey, Slot, Stage};
 use crate::vcpu::{self, Vcpu};
 use aya_ebpf::{
@@ -27,7 +27,7 @@ fn irq_accept_tp(ctx: TracePointContext) -> u32 {
     {
         accept(apicid, vector);
     }
-    0
+    SEEN
 }
 
 #[inline(always)]
@@ -36,9 +36,13 @@ fn accept(vcpu_id: u32, vector: u8) {
     let ns = now();
     irq.accepts += 1;
     let Some(slot) = element(&SLOTS, irq.slot - 1) else { return };
+    if irq.accepts == 2 {
+        slot.multicast += 1;
+    }
     let Some((series, vcpu)) = series_of(irq.slot - 1, slot, vcpu_id) else { return };
     irq.series = series + 1;
     let Some(delivery) = element(&DELIVERIES, series) else { return };
+    renew(delivery, generation(irq.slot - 1));
     claim_vector(vcpu, delivery, series, vector);
     delivery.accepted += 1;
     delivery.slow += u64::from(irq.tid != 0);
@@ -164,7 +168,7 @@ fn irq_apicv_raw(_ctx: RawTracePointContext) -> i32 {
 #[tracepoint(category = "kvm", name = "kvm_apicv_accept_irq")]
 fn irq_apicv_tp(_ctx: TracePointContext) -> u32 {
     apicv();
-    0
+    SEEN
 }
 
 #[inline(always)]

@@ -1,20 +1,18 @@
 //! The host's hard interrupt: what it is, when it begins, and what became of it at its end.
 
-use super::{IN_IRQ, SLOT_IDS, SLOTS};
+use super::{IN_IRQ, KNOWN_IRQS, SLOT_IDS, SLOTS};
 use crate::control::{Lost, Table};
 use crate::kernel::{
-    cpu, element, in_window, lost, next_index, now, offsets, own_element, read_field, read_record,
+    SEEN, cpu, element, in_window, lost, next_index, now, offsets, own_element, read_field, read_record,
 };
-use crate::probes::irq_delivery::{IRQ_NUMBERS, InIrq, KnownIrq, NAME_LEN, SlotKey, parse_name};
+use crate::probes::irq_delivery::{InIrq, KnownIrq, NAME_LEN, SlotKey, SlotName, parse_name};
+use crate::vcpu;
 use aya_ebpf::{
     helpers::generated::bpf_probe_read_kernel_str,
     macros::{map, raw_tracepoint, tracepoint},
-    maps::{Array, HashMap, PerCpuArray},
+    maps::{HashMap, PerCpuArray},
     programs::{RawTracePointContext, TracePointContext},
 };
-
-#[map]
-static KNOWN_IRQS: Array<KnownIrq> = Array::with_max_entries(IRQ_NUMBERS, 0);
 
 /// VF to the process that owns it; written by user space.
 #[map]
@@ -75,8 +73,8 @@ fn look_at(known: &mut KnownIrq, irq: u32, action: u64, dev_id: u64) -> u32 {
         lost(Lost::IrqNameUnreadable);
         return 0;
     }
-    if let Some(key) = parse_name(name) {
-        known.slot = slot_of(key, irq);
+    if let Some(name) = parse_name(name) {
+        known.slot = slot_of(name, irq, known.enabler);
         if known.slot == 0 {
             // Not to be remembered: the next interrupt tries again.
             known.action = 0;
@@ -92,9 +90,9 @@ fn irq_entry_tp(ctx: TracePointContext) -> u32 {
     let (Some(irq), Some(location)) =
         (read_record::<u32>(&ctx, &REC_IRQ_ENTRY_IRQ), read_record::<u32>(&ctx, &REC_IRQ_ENTRY_NAME))
     else {
-        return 0;
+        return SEEN;
     };
-    let Some(name) = own_element(&NAME) else { return 0 };
+    let Some(name) = own_element(&NAME) else { return SEEN };
     // A `__data_loc` field: the lower half is the text's offset in the record.
     let address = aya_ebpf::EbpfContext::as_ptr(&ctx) as u64 + u64::from(location & 0xffff);
     // SAFETY: as in `look_at`.
@@ -102,28 +100,31 @@ fn irq_entry_tp(ctx: TracePointContext) -> u32 {
         unsafe { bpf_probe_read_kernel_str(name.as_mut_ptr().cast(), NAME_LEN as u32, address as *const _) };
     if read <= 0 {
         lost(Lost::IrqNameUnreadable);
-        return 0;
+        return SEEN;
     }
-    if let Some(key) = parse_name(name) {
-        let slot = slot_of(key, irq);
-        if slot != 0 {
-            enter(slot, ns);
+    if let Some(name) = parse_name(name)
+        && let Some(known) = element(&KNOWN_IRQS, irq)
+    {
+        known.slot = slot_of(name, irq, known.enabler);
+        if known.slot != 0 {
+            enter(known.slot, ns);
         }
     }
-    0
+    SEEN
 }
 
 /// Index + 1 of a slot, which is made when it is new; 0 = no room, or no owner.
 #[inline(always)]
-fn slot_of(key: SlotKey, irq: u32) -> u32 {
-    // References, not copies: an `Option<u32>` on its way through a register pair carries an undefined half, which
-    // the verifier refuses to see stored.
-    // SAFETY: values are u32 that are written whole.
-    let Some(owner) = (unsafe { OWNERS.get(key.vf) }) else {
+fn slot_of(name: SlotName, irq: u32, enabler: u32) -> u32 {
+    let owner = owner_of(name.vf, enabler);
+    if owner == 0 {
         lost(Lost::OwnerUnknown);
         return 0;
-    };
-    // SAFETY: as above.
+    }
+    let key = SlotKey { vf: name.vf, slot: name.slot, owner };
+    // A reference, not a copy: an `Option<u32>` on its way through a register pair carries an undefined half, which
+    // the verifier refuses to see stored.
+    // SAFETY: values are u32 that are written whole.
     let index = match unsafe { SLOT_IDS.get(key) } {
         Some(index) => *index,
         None => {
@@ -139,8 +140,22 @@ fn slot_of(key: SlotKey, irq: u32) -> u32 {
     slot.vf = key.vf;
     slot.slot = key.slot;
     slot.irq = irq;
-    slot.owner = *owner;
+    slot.owner = owner;
     index + 1
+}
+
+/// The process whose guest has a VF; 0 = not known. What user space told is up to some seconds old; who enabled the
+/// interrupt is not, but may be no VMM at all (DPDK): one that is has been seen to enter its first vCPU.
+#[inline(always)]
+fn owner_of(vf: u32, enabler: u32) -> u32 {
+    if enabler != 0 && vcpu::is_guest(enabler) {
+        return enabler;
+    }
+    // SAFETY: as above.
+    match unsafe { OWNERS.get(vf) } {
+        Some(owner) => *owner,
+        None => 0,
+    }
 }
 
 const NONE: u32 = u32::MAX;
@@ -176,7 +191,7 @@ fn irq_exit_raw(_ctx: RawTracePointContext) -> i32 {
 #[tracepoint(category = "irq", name = "irq_handler_exit")]
 fn irq_exit_tp(_ctx: TracePointContext) -> u32 {
     leave();
-    0
+    SEEN
 }
 
 #[inline(always)]

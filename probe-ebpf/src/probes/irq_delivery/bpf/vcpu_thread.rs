@@ -1,8 +1,8 @@
 //! In the vCPU's thread: injection, guest entry, end of interrupt.
 
-use super::{DELIVERIES, record};
+use super::{DELIVERIES, generation, record, renew};
 use crate::control::Lost;
-use crate::kernel::{current, element, global, lost, now, offsets, read_record};
+use crate::kernel::{SEEN, current, element, global, lost, now, offsets, read_record};
 use crate::probes::irq_delivery::Stage;
 use crate::vcpu::{self, SWITCHES_KEPT, Vcpu};
 use aya_ebpf::{
@@ -35,7 +35,7 @@ fn irq_inject_tp(ctx: TracePointContext) -> u32 {
     if let Some(vector) = read_record(&ctx, &REC_INJ_VECTOR) {
         inject(vector, read_record::<u8>(&ctx, &REC_INJ_REINJECTED).unwrap_or(0) != 0);
     }
-    0
+    SEEN
 }
 
 #[inline(always)]
@@ -52,6 +52,7 @@ fn inject(vector: u32, reinjected: bool) {
         return;
     }
     let Some(delivery) = element(&DELIVERIES, u32::from(series) - 1) else { return };
+    renew(delivery, generation(delivery.slot));
     // SAFETY: a valid reference; volatile, since another CPU sets it.
     if unsafe { core::ptr::read_volatile(&raw const delivery.pending) } != 0 {
         vcpu.irq.raise_ns = delivery.raise_ns;
@@ -81,6 +82,11 @@ pub(crate) fn on_entry(vcpu: &mut Vcpu, ns: u64) {
     let series = vcpu.irq.injected - 1;
     vcpu.irq.injected = 0;
     let Some(delivery) = element(&DELIVERIES, series) else { return };
+    if delivery.generation != generation(delivery.slot) {
+        // Called off: the guest was reset between injection and entry.
+        lost(Lost::IrqFreed);
+        return;
+    }
     delivery.delivered += 1;
     delivery.service_ns = ns;
     record(series, Stage::Delivery, vcpu.irq.raise_ns, ns);
@@ -111,7 +117,7 @@ fn irq_eoi_tp(ctx: TracePointContext) -> u32 {
     if let Some(vector) = read_record(&ctx, &REC_EOI_VECTOR) {
         eoi(vector);
     }
-    0
+    SEEN
 }
 
 #[inline(always)]
@@ -125,6 +131,7 @@ fn eoi(vector: i32) {
         return;
     }
     let Some(delivery) = element(&DELIVERIES, u32::from(series) - 1) else { return };
+    renew(delivery, generation(delivery.slot));
     if delivery.service_ns != 0 {
         record(u32::from(series) - 1, Stage::Service, delivery.service_ns, now());
         delivery.service_ns = 0;

@@ -5,7 +5,7 @@ use super::{
 };
 use crate::kernel::{current, in_window, now, own_element};
 use crate::probes::irq_delivery::bpf::{is_injection, name_address};
-use crate::probes::irq_delivery::{NAME_LEN, SlotKey, parse_name};
+use crate::probes::irq_delivery::{NAME_LEN, SlotName, parse_name};
 use crate::probes::trace::{
     Dropped, EVERY_SLOT, Hop, Id, Inside, PATIENCE_NS, PENDING, TracedVcpu, VCPU_RUNS, Vector, VectorKey,
     Wanted,
@@ -35,7 +35,7 @@ static TRACE_WORK: HashMap<u64, Inside> = HashMap::with_max_entries(64, 0);
 
 /// Slots for which work waits.
 #[map]
-static TRACE_BUSY: HashMap<SlotKey, u32> = HashMap::with_max_entries(64, 0);
+static TRACE_BUSY: HashMap<SlotName, u32> = HashMap::with_max_entries(64, 0);
 
 // match-proto:v5.15:include/trace/events/irq.h:irq_handler_entry(int irq, struct irqaction *action)
 #[raw_tracepoint(tracepoint = "irq_handler_entry")]
@@ -50,7 +50,7 @@ fn trace_irq_raw(ctx: RawTracePointContext) -> i32 {
         dropped(Dropped::NameUnreadable);
         return 0;
     }
-    let Some(SlotKey { vf, slot }) = parse_name(name) else { return 0 };
+    let Some(SlotName { vf, slot }) = parse_name(name) else { return 0 };
     raised(Id { raise_ns: ns, vf, slot }, ctx.arg(0));
     0
 }
@@ -68,7 +68,7 @@ fn raised(id: Id, irq: u32) {
     let Some(inside) = own_element(&TRACE_IRQ) else { return };
     *inside = Inside { id, tgid: wanted.tgid, tid: 0 };
     // SAFETY: only whether it is there is asked.
-    let busy = unsafe { TRACE_BUSY.get(SlotKey { vf: id.vf, slot: id.slot }) }.is_some();
+    let busy = unsafe { TRACE_BUSY.get(SlotName { vf: id.vf, slot: id.slot }) }.is_some();
     emit(id.raise_ns, id, Hop::Raised, said(0, irq, u32::from(busy)), NOBODY);
 }
 
@@ -93,7 +93,7 @@ fn trace_queue_raw(ctx: RawTracePointContext) -> i32 {
     }
     let id = inside.id;
     if TRACE_WORK.insert(work, *inside, 0).is_err()
-        || TRACE_BUSY.insert(SlotKey { vf: id.vf, slot: id.slot }, 1, 0).is_err()
+        || TRACE_BUSY.insert(SlotName { vf: id.vf, slot: id.slot }, 1, 0).is_err()
     {
         dropped(Dropped::WorkFull);
     }
@@ -112,7 +112,7 @@ fn trace_work_raw(ctx: RawTracePointContext) -> i32 {
     let Some(queued) = (unsafe { TRACE_WORK.get(address) }) else { return 0 };
     *inside = *queued;
     inside.tid = current().1;
-    let _ = TRACE_BUSY.remove(SlotKey { vf: inside.id.vf, slot: inside.id.slot });
+    let _ = TRACE_BUSY.remove(SlotName { vf: inside.id.vf, slot: inside.id.slot });
     let _ = TRACE_WORK.remove(address);
     emit(now(), inside.id, Hop::Worked, said(0, 0, 0), NOBODY);
     0

@@ -2,7 +2,7 @@
 
 use super::irq_side::TRACE_TIDS;
 use super::{NOBODY, TRACE_VCPUS, add_one, dropped, emit, of_thread, of_vector, said, watched};
-use crate::kernel::{cpu, current, now};
+use crate::kernel::{SEEN, cpu, current, now};
 use crate::probes::irq_delivery::bpf::is_reinjection;
 use crate::probes::trace::{Dropped, Hop, Id, TracedVcpu};
 use crate::probes::{vcpu_sched, vm_exit};
@@ -77,7 +77,7 @@ fn trace_exit_tp(ctx: TracePointContext) -> u32 {
     if let Some((reason, isa)) = vm_exit::bpf::reason_of(&ctx) {
         note(current().1, Hop::Exited, reason, isa);
     }
-    0
+    SEEN
 }
 
 // match-proto:v5.15:include/trace/events/kvm.h:kvm_vcpu_wakeup(__u64 ns, bool waited, bool valid)

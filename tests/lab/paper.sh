@@ -8,7 +8,7 @@ IP=192.168.0.101
 
 as_before() { # NAME
   affinities vm1 >/tmp/now
-  check "$1" diff /tmp/before /tmp/now
+  check "$1" compare_settings /tmp/before /tmp/now
 }
 exits() { # NAME CODE ACTUAL FILE
   if [[ $3 == "$2" ]]; then pass "$1"; else fail "$1" "exit $3, expected $2: $(tr '\n' '|' <"$4")"; fi

@@ -45,5 +45,5 @@ kill $SERVE
 wait $SERVE
 equal clean-stop 0 $?
 affinities vm1 >/tmp/after
-check nothing-changed diff /tmp/before /tmp/after
+check nothing-changed compare_settings /tmp/before /tmp/after
 check vm1-ends guest_down vm1

@@ -37,6 +37,8 @@ pub fn plan_again(facts: &Facts<'_>, policy: &Policy, standing: &[Standing]) -> 
     let past = Facts { topology, threads, knobs, owners, ..*facts };
     let Wanted { mut plan, mut wanted } = draft(&past, policy)?;
 
+    // Set as wanted in the past is what was found there: what has been written over it goes back.
+    wanted.retain(|key| !written.contains_key(key));
     wanted.extend(plan.steps.iter().map(|step| step.target.key()));
     for step in &mut plan.steps {
         if let Some(item) = written.get(&step.target.key()) {
@@ -51,7 +53,7 @@ pub fn plan_again(facts: &Facts<'_>, policy: &Policy, standing: &[Standing]) -> 
         effective: None,
         new: item.old.clone(),
         need: Need::BestEffort,
-        reason: "nobody needs it any more: back to what it was".to_owned(),
+        reason: "what it was before is what it is to be now".to_owned(),
     }));
     Ok(plan)
 }
@@ -267,6 +269,22 @@ mod tests {
         bench.topology.guests[0].vfs[0].slots[0].vcpu = Some(VcpuId(1));
         let moved = bench.keep(&policy).unwrap();
         assert_eq!(lines(&moved), ["irq 50 VF 0000:01:10.1 slot 0: 1 -> 2"]);
+    }
+
+    /// The interrupt went to the first vCPU's CPU when it was found, so nothing but going back is asked in the end.
+    #[test]
+    fn a_vector_that_moves_back_to_where_it_was_found_goes_back() {
+        let mut bench = two_guests();
+        bench.topology.guests[0] = guest("vm1", 2, None);
+        add_slots(&mut bench.topology, 0, 50, 1, "1");
+        let policy = policy(&[("vm1", Pins::Auto)]);
+        bench.keep(&policy).unwrap();
+        for (vcpu, expected) in [(1, "1 -> 2"), (0, "2 -> 1"), (1, "1 -> 2")] {
+            bench.topology.guests[0].vfs[0].slots[0].vcpu = Some(VcpuId(vcpu));
+            let moved = bench.keep(&policy).unwrap();
+            assert_eq!(lines(&moved), [format!("irq 50 VF 0000:01:10.1 slot 0: {expected}")]);
+            assert_eq!(bench.keep(&policy).unwrap().steps, [], "it holds");
+        }
     }
 
     #[test]

@@ -238,6 +238,16 @@ mod tests {
         legend + text[legend..].find('\n').unwrap() + 1
     }
 
+    /// A log line by line, its histograms as buckets: how well they are compressed depends on the library that was built in.
+    fn decoded(log: &str) -> Vec<(&str, Option<Vec<u64>>)> {
+        log.lines()
+            .map(|line| match line.rsplit_once(',') {
+                Some((head, encoded)) if line.starts_with("Tag=") => (head, hdr::decode(encoded).ok()),
+                _ => (line, None),
+            })
+            .collect()
+    }
+
     /// What another implementation read out of the log: tests/fixtures/evaluate.py, with PyPI's hdrhistogram.
     #[test]
     fn pythons_reader_finds_the_same_values() {
@@ -254,11 +264,8 @@ mod tests {
         }
         let session = decode(include_bytes!("../../../tests/fixtures/session-v1.vfprobe")).unwrap();
         let log = include_str!("../../../tests/fixtures/session-v1.hlog");
-        assert_eq!(
-            hlog(&part(&session, Detail::Full)).unwrap(),
-            log,
-            "the log that was evaluated is the present one"
-        );
+        let present = hlog(&part(&session, Detail::Full)).unwrap();
+        assert_eq!(decoded(&present), decoded(log), "the log that was evaluated is the present one");
         let text = include_str!("../../../tests/fixtures/session-v1.evaluated.json");
         let Evaluated { histograms } = serde_json::from_str(text).unwrap();
         let series = session.runs.iter().flat_map(|run| run.snapshot.series.iter().map(move |s| (run, s)));

@@ -163,7 +163,8 @@ pub fn read<T: Copy>(address: u64) -> Option<T> {
 }
 
 /// What a program on a classic tracepoint returns. With 0 the kernel would keep the event from everybody else who asks perf
-/// for it on this CPU, `perf kvm stat` included (`perf_trace_run_bpf_submit()`, kernel/events/core.c).
+/// for it on this CPU, `perf kvm stat` included (`perf_trace_run_bpf_submit()`, kernel/events/core.c). aya's attribute
+/// `tracepoint` returns 0 whatever its function says, so the programs are declared by hand.
 pub const SEEN: u32 = 1;
 
 /// Reads from a classic tracepoint's record at an offset that user space took from its `format` file.

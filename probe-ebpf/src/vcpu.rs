@@ -60,7 +60,7 @@ mod bpf {
     use crate::kernel::{SEEN, current, element, global, lost, now, offsets, read_field, read_record};
     use crate::probes::{irq_delivery, vcpu_sched, vm_exit};
     use aya_ebpf::{
-        macros::{map, raw_tracepoint, tracepoint},
+        macros::{map, raw_tracepoint},
         maps::{Array, HashMap},
         programs::{RawTracePointContext, TracePointContext},
     };
@@ -186,8 +186,10 @@ mod bpf {
         0
     }
 
-    #[tracepoint(category = "kvm", name = "kvm_entry")]
-    fn vcpu_entry_tp(ctx: TracePointContext) -> u32 {
+    #[unsafe(no_mangle)]
+    #[unsafe(link_section = "tracepoint/kvm/kvm_entry")]
+    fn vcpu_entry_tp(ctx: *mut core::ffi::c_void) -> u32 {
+        let ctx = TracePointContext::new(ctx);
         let ns = now();
         if let Some(vcpu_id) = read_record(&ctx, &REC_ENTRY_VCPU_ID) {
             on_entry(vcpu_id, ns);
@@ -245,8 +247,10 @@ mod bpf {
     /// Bits of a recorded `prev_state` that mean asleep; those above say "preempted" (`TASK_REPORT_MAX`).
     const REPORTED: u64 = 0xff;
 
-    #[tracepoint(category = "sched", name = "sched_switch")]
-    fn vcpu_switch_tp(ctx: TracePointContext) -> u32 {
+    #[unsafe(no_mangle)]
+    #[unsafe(link_section = "tracepoint/sched/sched_switch")]
+    fn vcpu_switch_tp(ctx: *mut core::ffi::c_void) -> u32 {
+        let ctx = TracePointContext::new(ctx);
         if let Some(next) = read_record(&ctx, &REC_SWITCH_NEXT_PID) {
             on_switch(next, 0, || {
                 read_record::<u64>(&ctx, &REC_SWITCH_PREV_STATE).is_some_and(|state| state & REPORTED == 0)

@@ -120,7 +120,7 @@ pub(crate) mod bpf {
     use crate::kernel::{SEEN, current, element, in_window, lost, next_index, now, offsets, read_record};
     use crate::vcpu::{self, Vcpu};
     use aya_ebpf::{
-        macros::{map, raw_tracepoint, tracepoint},
+        macros::{map, raw_tracepoint},
         maps::{Array, HashMap},
         programs::{RawTracePointContext, TracePointContext},
     };
@@ -229,8 +229,10 @@ pub(crate) mod bpf {
         0
     }
 
-    #[tracepoint(category = "kvm", name = "kvm_exit")]
-    fn exit_tp(ctx: TracePointContext) -> u32 {
+    #[unsafe(no_mangle)]
+    #[unsafe(link_section = "tracepoint/kvm/kvm_exit")]
+    fn exit_tp(ctx: *mut core::ffi::c_void) -> u32 {
+        let ctx = TracePointContext::new(ctx);
         let ns = now();
         if let Some((reason, isa)) = reason_of(&ctx) {
             on_exit(reason, isa, ns);
@@ -285,8 +287,10 @@ pub(crate) mod bpf {
         0
     }
 
-    #[tracepoint(category = "kvm", name = "kvm_userspace_exit")]
-    fn user_exit_tp(ctx: TracePointContext) -> u32 {
+    #[unsafe(no_mangle)]
+    #[unsafe(link_section = "tracepoint/kvm/kvm_userspace_exit")]
+    fn user_exit_tp(ctx: *mut core::ffi::c_void) -> u32 {
+        let ctx = TracePointContext::new(ctx);
         if let (Some(reason), Some(errno)) =
             (read_record(&ctx, &REC_USERSPACE_REASON), read_record(&ctx, &REC_USERSPACE_ERRNO))
         {
@@ -319,8 +323,10 @@ pub(crate) mod bpf {
         0
     }
 
-    #[tracepoint(category = "kvm", name = "kvm_vcpu_wakeup")]
-    fn halt_tp(ctx: TracePointContext) -> u32 {
+    #[unsafe(no_mangle)]
+    #[unsafe(link_section = "tracepoint/kvm/kvm_vcpu_wakeup")]
+    fn halt_tp(ctx: *mut core::ffi::c_void) -> u32 {
+        let ctx = TracePointContext::new(ctx);
         if let (Some(ns), Some(waited)) =
             (read_record(&ctx, &REC_WAKEUP_NS), read_record::<u8>(&ctx, &REC_WAKEUP_WAITED))
         {

@@ -10,7 +10,7 @@ use crate::kernel::{
     SEEN, add, element, in_window, lost, next_index, now, own_element, read_field, read_record, record_shared,
 };
 use aya_ebpf::{
-    macros::{map, raw_tracepoint, tracepoint},
+    macros::{map, raw_tracepoint},
     maps::{Array, HashMap, PerCpuArray},
     programs::{RawTracePointContext, TracePointContext},
 };
@@ -444,8 +444,10 @@ fn path_drop(ctx: RawTracePointContext) -> i32 {
     0
 }
 
-#[tracepoint(category = "skb", name = "kfree_skb")]
-fn path_drop_tp(ctx: TracePointContext) -> u32 {
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "tracepoint/skb/kfree_skb")]
+fn path_drop_tp(ctx: *mut core::ffi::c_void) -> u32 {
+    let ctx = TracePointContext::new(ctx);
     if let Some(skb) = read_record(&ctx, &REC_KFREE_SKB) {
         dropped(skb, 0);
     }

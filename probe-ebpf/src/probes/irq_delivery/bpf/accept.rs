@@ -7,7 +7,7 @@ use crate::kernel::{SEEN, cpu, element, lost, next_index, now, offsets, read_rec
 use crate::probes::irq_delivery::{Delivery, DeliveryKey, Slot, Stage};
 use crate::vcpu::{self, Vcpu};
 use aya_ebpf::{
-    macros::{raw_tracepoint, tracepoint},
+    macros::raw_tracepoint,
     programs::{RawTracePointContext, TracePointContext},
 };
 
@@ -20,8 +20,10 @@ fn irq_accept_raw(ctx: RawTracePointContext) -> i32 {
     0
 }
 
-#[tracepoint(category = "kvm", name = "kvm_apic_accept_irq")]
-fn irq_accept_tp(ctx: TracePointContext) -> u32 {
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "tracepoint/kvm/kvm_apic_accept_irq")]
+fn irq_accept_tp(ctx: *mut core::ffi::c_void) -> u32 {
+    let ctx = TracePointContext::new(ctx);
     if let (Some(apicid), Some(vector)) =
         (read_record(&ctx, &REC_ACCEPT_APICID), read_record(&ctx, &REC_ACCEPT_VEC))
     {
@@ -165,8 +167,9 @@ fn irq_apicv_raw(_ctx: RawTracePointContext) -> i32 {
     0
 }
 
-#[tracepoint(category = "kvm", name = "kvm_apicv_accept_irq")]
-fn irq_apicv_tp(_ctx: TracePointContext) -> u32 {
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "tracepoint/kvm/kvm_apicv_accept_irq")]
+fn irq_apicv_tp(_ctx: *mut core::ffi::c_void) -> u32 {
     apicv();
     SEEN
 }

@@ -9,7 +9,7 @@ use crate::probes::irq_delivery::{InIrq, KnownIrq, NAME_LEN, SlotKey, SlotName, 
 use crate::vcpu;
 use aya_ebpf::{
     helpers::generated::bpf_probe_read_kernel_str,
-    macros::{map, raw_tracepoint, tracepoint},
+    macros::{map, raw_tracepoint},
     maps::{HashMap, PerCpuArray},
     programs::{RawTracePointContext, TracePointContext},
 };
@@ -84,8 +84,10 @@ fn look_at(known: &mut KnownIrq, irq: u32, action: u64, dev_id: u64) -> u32 {
 }
 
 // Without raw tracepoints there is no handler to compare, so the name is looked at each time.
-#[tracepoint(category = "irq", name = "irq_handler_entry")]
-fn irq_entry_tp(ctx: TracePointContext) -> u32 {
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "tracepoint/irq/irq_handler_entry")]
+fn irq_entry_tp(ctx: *mut core::ffi::c_void) -> u32 {
+    let ctx = TracePointContext::new(ctx);
     let ns = now();
     let (Some(irq), Some(location)) =
         (read_record::<u32>(&ctx, &REC_IRQ_ENTRY_IRQ), read_record::<u32>(&ctx, &REC_IRQ_ENTRY_NAME))
@@ -188,8 +190,9 @@ fn irq_exit_raw(_ctx: RawTracePointContext) -> i32 {
     0
 }
 
-#[tracepoint(category = "irq", name = "irq_handler_exit")]
-fn irq_exit_tp(_ctx: TracePointContext) -> u32 {
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "tracepoint/irq/irq_handler_exit")]
+fn irq_exit_tp(_ctx: *mut core::ffi::c_void) -> u32 {
     leave();
     SEEN
 }

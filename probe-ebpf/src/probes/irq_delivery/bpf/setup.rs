@@ -7,7 +7,7 @@ use crate::kernel::{SEEN, current, element, global, offsets, read, read_field, r
 use crate::probes::irq_delivery::{Apicv, IRQ_NUMBERS, KnownIrq, Posted, VECTORS, pack_vector};
 use crate::vcpu;
 use aya_ebpf::{
-    macros::{map, raw_tracepoint, tracepoint},
+    macros::{map, raw_tracepoint},
     maps::{Array, HashMap},
     programs::{RawTracePointContext, TracePointContext},
 };
@@ -86,8 +86,10 @@ fn irq_posted_raw(ctx: RawTracePointContext) -> i32 {
     0
 }
 
-#[tracepoint(category = "kvm", name = "kvm_pi_irte_update")]
-fn irq_posted_tp(ctx: TracePointContext) -> u32 {
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "tracepoint/kvm/kvm_pi_irte_update")]
+fn irq_posted_tp(ctx: *mut core::ffi::c_void) -> u32 {
+    let ctx = TracePointContext::new(ctx);
     if let (Some(irq), Some(vcpu_id), Some(vector), Some(set)) = (
         read_record(&ctx, &REC_PI_IRQ),
         read_record(&ctx, &REC_PI_VCPU_ID),

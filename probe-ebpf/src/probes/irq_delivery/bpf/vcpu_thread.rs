@@ -6,7 +6,7 @@ use crate::kernel::{SEEN, current, element, global, lost, now, offsets, read_rec
 use crate::probes::irq_delivery::Stage;
 use crate::vcpu::{self, SWITCHES_KEPT, Vcpu};
 use aya_ebpf::{
-    macros::{raw_tracepoint, tracepoint},
+    macros::raw_tracepoint,
     programs::{RawTracePointContext, TracePointContext},
 };
 
@@ -30,8 +30,10 @@ pub(crate) fn is_reinjection(ctx: &RawTracePointContext) -> bool {
     global(&INJ_TELLS_REINJECTION) != 0 && ctx.arg::<u64>(2) & 0xff != 0
 }
 
-#[tracepoint(category = "kvm", name = "kvm_inj_virq")]
-fn irq_inject_tp(ctx: TracePointContext) -> u32 {
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "tracepoint/kvm/kvm_inj_virq")]
+fn irq_inject_tp(ctx: *mut core::ffi::c_void) -> u32 {
+    let ctx = TracePointContext::new(ctx);
     if let Some(vector) = read_record(&ctx, &REC_INJ_VECTOR) {
         inject(vector, read_record::<u8>(&ctx, &REC_INJ_REINJECTED).unwrap_or(0) != 0);
     }
@@ -112,8 +114,10 @@ fn irq_eoi_raw(ctx: RawTracePointContext) -> i32 {
     0
 }
 
-#[tracepoint(category = "kvm", name = "kvm_eoi")]
-fn irq_eoi_tp(ctx: TracePointContext) -> u32 {
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "tracepoint/kvm/kvm_eoi")]
+fn irq_eoi_tp(ctx: *mut core::ffi::c_void) -> u32 {
+    let ctx = TracePointContext::new(ctx);
     if let Some(vector) = read_record(&ctx, &REC_EOI_VECTOR) {
         eoi(vector);
     }

@@ -8,7 +8,7 @@ use crate::probes::trace::{Dropped, Hop, Id, TracedVcpu};
 use crate::probes::{vcpu_sched, vm_exit};
 use crate::vcpu::{self, VcpuKey};
 use aya_ebpf::{
-    macros::{map, raw_tracepoint, tracepoint},
+    macros::{map, raw_tracepoint},
     maps::HashMap,
     programs::{RawTracePointContext, TracePointContext},
 };
@@ -72,8 +72,10 @@ fn trace_exit_raw(ctx: RawTracePointContext) -> i32 {
     0
 }
 
-#[tracepoint(category = "kvm", name = "kvm_exit")]
-fn trace_exit_tp(ctx: TracePointContext) -> u32 {
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "tracepoint/kvm/kvm_exit")]
+fn trace_exit_tp(ctx: *mut core::ffi::c_void) -> u32 {
+    let ctx = TracePointContext::new(ctx);
     if let Some((reason, isa)) = vm_exit::bpf::reason_of(&ctx) {
         note(current().1, Hop::Exited, reason, isa);
     }

@@ -36,12 +36,12 @@ pub fn evaluate(events: &[Event<'_>], guests: &Guests, span: Span) -> Exits {
     out
 }
 
-/// vfprobe's name for a reason that ftrace prints in the words of arch/x86/kvm/trace.h and svm.h: SVM's lose their
-/// prefix and are in lower case there.
+/// Whether a reason as another tool prints it is vfprobe's: ftrace takes the words of arch/x86/kvm/trace.h and svm.h, where
+/// SVM's have no prefix and are in lower case; perf those of its own table, some with the prefix `EXIT_`.
 #[must_use]
-pub fn same_reason(ftrace: &str, vfprobe: &str) -> bool {
+pub fn same_reason(other: &str, vfprobe: &str) -> bool {
     let short = vfprobe.to_ascii_lowercase();
-    match ftrace {
+    match other.strip_prefix("EXIT_").unwrap_or(other) {
         "interrupt" => short == "intr",
         "io" => short == "ioio",
         other => other.eq_ignore_ascii_case(vfprobe) || other.eq_ignore_ascii_case(&short),

@@ -57,6 +57,9 @@ fn evaluate(events: &[Event<'_>], facts: &Facts, span: Span) -> BTreeMap<Key, Co
     let mut in_irq: BTreeMap<u32, Key> = BTreeMap::new();
     let mut slot_of: BTreeMap<u32, Key> = BTreeMap::new();
     let mut waiting: BTreeMap<Key, u32> = BTreeMap::new();
+    // The last of those that seemed to join one that waited already. The tracepoint stands before the APIC is told, so the
+    // one that waited may be injected in between; then the other is injected by itself.
+    let mut joined: BTreeMap<Key, u32> = BTreeMap::new();
     let number = |text: Option<&str>| text.and_then(|text| text.parse::<u32>().ok());
     for e in events.iter().filter(|e| e.ns >= span.from_ns) {
         match e.name {
@@ -79,7 +82,11 @@ fn evaluate(events: &[Event<'_>], facts: &Facts, span: Span) -> BTreeMap<Key, Co
             "kvm_apic_accept_irq" => {
                 let Some(key) = in_irq.get(&e.cpu) else { continue };
                 out.entry(key.clone()).or_default().accepted += 1;
-                waiting.insert(key.clone(), number(e.word("vec")).unwrap());
+                let vector = number(e.word("vec")).unwrap();
+                joined.remove(key);
+                if waiting.insert(key.clone(), vector).is_some() {
+                    joined.insert(key.clone(), vector);
+                }
             }
             "kvm_inj_virq" => {
                 let vector =
@@ -88,10 +95,13 @@ fn evaluate(events: &[Event<'_>], facts: &Facts, span: Span) -> BTreeMap<Key, Co
                 else {
                     continue;
                 };
-                let key = waiting.iter().find(|((of, _), v)| of == guest && Some(**v) == vector);
-                if let Some(key) = key.map(|(key, _)| key.clone()) {
-                    waiting.remove(&key);
-                    out.entry(key).or_default().injected += 1;
+                for accepted in [&mut waiting, &mut joined] {
+                    let key = accepted.iter().find(|((of, _), v)| of == guest && Some(**v) == vector);
+                    if let Some(key) = key.map(|(key, _)| key.clone()) {
+                        accepted.remove(&key);
+                        out.entry(key).or_default().injected += 1;
+                        break;
+                    }
                 }
             }
             "vector_deactivate" => {

@@ -14,5 +14,7 @@ pub mod hist;
 #[cfg(target_arch = "bpf")]
 pub mod kernel;
 pub mod layout;
+#[cfg(target_arch = "bpf")]
+mod nothing;
 pub mod probes;
 pub mod vcpu;

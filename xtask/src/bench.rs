@@ -19,6 +19,8 @@ pub(crate) struct Args {
 enum What {
     /// A session of 63 guests, 3 vectors and 5 stages: written, read, compared, rendered
     Report,
+    /// Time that each BPF program adds to an event, and the memory of the maps by number of CPUs (needs root)
+    Probes,
     /// CPU time for each packet between an uplink and a guest's tap, unobserved and observed (needs root)
     Path,
 }
@@ -33,6 +35,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
             "--",
             "--nocapture",
         ]),
+        What::Probes => cargo.args(["bench", "--quiet", "--package", "vfprobe-tests", "--bench", "probes"]),
         What::Path => cargo.args(["bench", "--quiet", "--package", "vfprobe-tests", "--bench", "path"]),
     };
     process::run(&mut cargo)?;

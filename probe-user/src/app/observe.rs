@@ -231,7 +231,8 @@ fn owners(topology: &Topology) -> BTreeMap<u32, u32> {
 }
 
 /// Room for twice what is there, at least for a small host: guests may come while we look.
-pub(super) fn sizes_for(topology: &Topology) -> Sizes {
+#[must_use]
+pub fn sizes_for(topology: &Topology) -> Sizes {
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     let vcpus = count(topology.guests.iter().map(|g| g.vcpus.len()).sum());
     let vfs = topology.free_vfs.len() + topology.guests.iter().map(|g| g.vfs.len()).sum::<usize>();

@@ -103,6 +103,22 @@ impl Loaded {
         Ok(loaded)
     }
 
+    /// Loads the object and attaches nothing: for benchmarks, which attach or run single programs.
+    ///
+    /// # Errors
+    /// [`LoadError`] when nothing can work here.
+    pub fn detached(root: &HostRoot, sizes: Sizes) -> Result<Self, LoadError> {
+        let facts = read_facts(root);
+        let ebpf = load_object(&facts, sizes, None)?;
+        Ok(Self {
+            ebpf,
+            facts,
+            reports: Vec::new(),
+            guarded: CpuSet::new(),
+            follow_limit: FOLLOWED_PER_STRETCH,
+        })
+    }
+
     /// Whether there is a KVM on this host whose guests could be seen.
     ///
     /// # Errors

@@ -132,12 +132,17 @@ fn trace_entry_raw(ctx: RawTracePointContext) -> i32 {
         return 0;
     }
     let Some(vcpu_id) = vcpu::id_of(ctx.arg(0)) else { return 0 };
-    let known = of_thread(tid).is_some_and(|v| v.tgid == tgid && v.vcpu_id == vcpu_id);
-    if !known && !learn(tgid, tid, vcpu_id) {
-        dropped(Dropped::VcpusFull);
-        return 0;
-    }
-    let Some(vcpu) = of_thread(tid) else { return 0 };
+    let vcpu = match of_thread(tid) {
+        Some(vcpu) if vcpu.tgid == tgid && vcpu.vcpu_id == vcpu_id => vcpu,
+        _ => {
+            if !learn(tgid, tid, vcpu_id) {
+                dropped(Dropped::VcpusFull);
+                return 0;
+            }
+            let Some(vcpu) = of_thread(tid) else { return 0 };
+            vcpu
+        }
+    };
     vcpu.cpu = cpu();
     if vcpu.injected.raise_ns == 0 {
         if watched(vcpu, ns) {

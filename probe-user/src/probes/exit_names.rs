@@ -1,6 +1,6 @@
 //! Names of VM exit codes, without their `EXIT_REASON_`/`SVM_EXIT_` prefix.
 //!
-//! Sources: `arch/x86/include/uapi/asm/vmx.h` and `svm.h` of Linux 6.18. A code without a name keeps its number.
+//! Sources: `arch/x86/include/uapi/asm/vmx.h` and `svm.h` of Linux 7.3. A code without a name keeps its number.
 
 /// `KVM_ISA_VMX` (arch/x86/kvm/trace.h).
 pub(super) const VMX: u32 = 1;
@@ -227,6 +227,7 @@ const SVM_EXITS: &[(u32, &str)] = &[
     (0x401, "AVIC_INCOMPLETE_IPI"),
     (0x402, "AVIC_UNACCELERATED_ACCESS"),
     (0x403, "VMGEXIT"),
+    (0xf0000000, "SW"),
     (0xffffffff, "ERR"),
 ];
 
@@ -250,6 +251,7 @@ mod tests {
             (SVM, 0x78, "HLT"),
             (SVM, 0x400, "NPF"),
             (SVM, 0x3ff, "SVM_0x3ff"),
+            (SVM, 0xf000_0000, "SW"),
             (SVM, u32::MAX, "ERR"),
             (7, 1, "isa7_0x1"),
         ] {

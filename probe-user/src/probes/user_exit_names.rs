@@ -1,6 +1,6 @@
 //! Names of exits to user space, without their `KVM_EXIT_` prefix.
 //!
-//! Source: `include/uapi/linux/kvm.h` of Linux 6.18, where the numbers follow each other from 0.
+//! Source: `include/uapi/linux/kvm.h` of Linux 7.3, where the numbers follow each other from 0.
 
 use probe_ebpf::probes::vm_exit::USER_INTERRUPTED;
 
@@ -56,6 +56,9 @@ const USER_EXITS: &[&str] = &[
     "LOONGARCH_IOCSR",
     "MEMORY_FAULT",
     "TDX",
+    "ARM_SEA",
+    "ARM_LDST64B",
+    "SNP_REQ_CERTS",
 ];
 
 #[cfg(test)]
@@ -70,6 +73,7 @@ mod tests {
             (10, "INTR"),
             (24, "SYSTEM_EVENT"),
             (37, "NOTIFY"),
+            (43, "SNP_REQ_CERTS"),
             (45, "KVM_EXIT_45"),
             (USER_INTERRUPTED, "interrupted"),
         ] {

@@ -71,11 +71,19 @@ pub enum Lost {
     IrqFreed = 21,
     /// No room for another (vCPU, host vector).
     ExitVectorsFull = 22,
+    /// An exit, or a stay in the guest, that would end before it began; not recorded.
+    ExitNegative = 23,
+    /// A state of a vCPU's thread that would end before it began; not recorded.
+    SchedNegative = 24,
+    /// A source of noise that would end before it began, or be shorter than what was nested in it; not recorded.
+    NoiseNegative = 25,
+    /// The guest was left although no entry was seen since it was left before; the former exit is not recorded.
+    EntryUnseen = 26,
 }
 
 impl Lost {
     /// All causes, by index: the probe that loses, and the word used in labels.
-    pub const ALL: [(Self, &'static str, &'static str); 23] = [
+    pub const ALL: [(Self, &'static str, &'static str); 27] = [
         (Self::IrqBeyondTable, "irq_delivery", "irq_number_beyond_table"),
         (Self::IrqNameUnreadable, "irq_delivery", "irq_name_unreadable"),
         (Self::SlotsFull, "irq_delivery", "slots_full"),
@@ -99,6 +107,10 @@ impl Lost {
         (Self::PathDropsFull, "packet_path", "drops_full"),
         (Self::IrqFreed, "irq_delivery", "irq_freed"),
         (Self::ExitVectorsFull, "vm_exit", "host_vectors_full"),
+        (Self::ExitNegative, "vm_exit", "negative_interval"),
+        (Self::SchedNegative, "vcpu_sched", "negative_interval"),
+        (Self::NoiseNegative, "cpu_noise", "negative_interval"),
+        (Self::EntryUnseen, "vm_exit", "entry_unseen"),
     ];
 }
 
@@ -118,10 +130,12 @@ pub enum Table {
     Noise = 4,
     /// `FLIGHT_RING`: it goes round, so the number only ever grows.
     Flights = 5,
+    /// `VCPUS`.
+    Vcpus = 6,
 }
 
 /// Number of tables.
-pub const TABLES: u32 = 6;
+pub const TABLES: u32 = 7;
 
 #[cfg(feature = "user")]
 // SAFETY: `repr(C)`, two u64, no padding, every bit pattern is valid.

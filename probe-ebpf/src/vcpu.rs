@@ -7,7 +7,7 @@ use crate::probes::{irq_delivery::VcpuIrq, vcpu_sched::VcpuSched, vm_exit::VcpuE
 /// Switch-in times kept, a power of two.
 pub const SWITCHES_KEPT: usize = 8;
 
-/// One vCPU thread. Key of its map: the thread id. Written by that thread and, on a switch, by the CPU it runs on.
+/// One vCPU thread. Written by that thread and, on a switch, by the CPU it runs on.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Vcpu {
@@ -19,6 +19,13 @@ pub struct Vcpu {
     pub running: u32,
     /// The CPU it runs on, or ran on last.
     pub cpu: u32,
+    /// The thread; 0 = not in use.
+    pub tid: u32,
+    /// 1 = a return to the VMM has been seen, and so every later one will be.
+    pub returns_seen: u32,
+    /// Address of its `struct kvm_vcpu` while it cannot be another one: since an entry, until the thread returns to the
+    /// VMM. 0 = not known, or returns are not seen.
+    pub kvm: u64,
     /// How often it was switched in.
     pub switches: u64,
     /// Times of the last switch-ins (ns), at `switches % SWITCHES_KEPT`.
@@ -50,23 +57,34 @@ unsafe impl aya::Pod for VcpuKey {}
 
 const _: () = assert!(
     size_of::<Vcpu>()
-        == 24 + 8 * SWITCHES_KEPT + size_of::<VcpuExit>() + size_of::<VcpuIrq>() + size_of::<VcpuSched>()
+        == 40 + 8 * SWITCHES_KEPT + size_of::<VcpuExit>() + size_of::<VcpuIrq>() + size_of::<VcpuSched>()
 );
 
 #[cfg(target_arch = "bpf")]
 mod bpf {
     use super::*;
-    use crate::control::Lost;
-    use crate::kernel::{SEEN, current, element, global, lost, now, offsets, read_field, read_record};
+    use crate::control::{Lost, Table};
+    use crate::kernel::{
+        SEEN, current, element, global, lost, next_index, now, offsets, own_element, read_field, read_record,
+    };
     use crate::probes::{irq_delivery, vcpu_sched, vm_exit};
     use aya_ebpf::{
         macros::{map, raw_tracepoint},
-        maps::{Array, HashMap},
+        maps::{Array, HashMap, PerCpuArray},
         programs::{RawTracePointContext, TracePointContext},
     };
 
     #[map]
-    static VCPUS: HashMap<u32, Vcpu> = HashMap::with_max_entries(64, 0);
+    static VCPUS: Array<Vcpu> = Array::with_max_entries(64, 0);
+
+    /// Thread id to its index in `VCPUS`. A thread keeps its index for as long as the maps live.
+    #[map]
+    static VCPU_IDS: HashMap<u32, u32> = HashMap::with_max_entries(64, 0);
+
+    /// The vCPU thread that was looked for last on this CPU: its id, and above it index + 1; 0 = none. In one word, which
+    /// is read and written whole. Spares the look-up in `VCPU_IDS` while a vCPU stays where it is.
+    #[map]
+    static HERE: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
     #[map]
     static VCPU_TIDS: HashMap<VcpuKey, u32> = HashMap::with_max_entries(64, 0);
@@ -93,11 +111,38 @@ mod bpf {
     #[unsafe(no_mangle)]
     static SWITCH_TELLS_STATE: u32 = 0;
 
-    /// The vCPU that a thread runs.
     #[inline(always)]
-    pub(crate) fn of_thread(tid: u32) -> Option<&'static mut Vcpu> {
-        // SAFETY: elements of a preallocated map stay valid memory; who writes what is said at `Vcpu`.
-        VCPUS.get_ptr_mut(tid).map(|p| unsafe { &mut *p })
+    fn index_of(tid: u32) -> Option<u32> {
+        // SAFETY: a copy of a u32 that is written whole.
+        unsafe { VCPU_IDS.get(tid) }.copied()
+    }
+
+    /// The vCPU of an index.
+    #[inline(always)]
+    pub(crate) fn at(index: u32) -> Option<&'static mut Vcpu> {
+        element(&VCPUS, index)
+    }
+
+    /// The vCPU that a thread runs, and its index: for threads that are not on this CPU.
+    #[inline(always)]
+    pub(crate) fn of_thread(tid: u32) -> Option<(u32, &'static mut Vcpu)> {
+        let index = index_of(tid)?;
+        Some((index, at(index)?))
+    }
+
+    /// The vCPU that a thread runs which is, was or will be on this CPU.
+    #[inline(always)]
+    pub(crate) fn of_thread_here(tid: u32) -> Option<&'static mut Vcpu> {
+        let here = own_element(&HERE)?;
+        // SAFETY: a valid reference; volatile, since an interrupt's program may write it meanwhile.
+        let last = unsafe { core::ptr::read_volatile(&raw const *here) };
+        if last as u32 == tid {
+            return at(((last >> 32) as u32).wrapping_sub(1));
+        }
+        let index = index_of(tid)?;
+        // SAFETY: as above.
+        unsafe { core::ptr::write_volatile(&raw mut *here, (u64::from(index) + 1) << 32 | u64::from(tid)) };
+        at(index)
     }
 
     /// The thread that runs a guest's vCPU.
@@ -120,10 +165,10 @@ mod bpf {
         hints.get(tid as usize & (HINTS - 1)).is_some_and(|hint| *hint != 0)
     }
 
-    /// The vCPU that a thread runs; spares the look-up for most threads that run none.
+    /// As `of_thread`; spares the look-up for most threads that run no vCPU.
     #[inline(always)]
     pub(crate) fn hinted(tid: u32) -> Option<&'static mut Vcpu> {
-        if may_be_vcpu(tid) { of_thread(tid) } else { None }
+        if may_be_vcpu(tid) { of_thread(tid).map(|(_, vcpu)| vcpu) } else { None }
     }
 
     /// Thread id of a `struct task_struct`.
@@ -142,12 +187,20 @@ mod bpf {
     #[inline(never)]
     fn learn(tid: u32, tgid: u32, vcpu_id: u32, ns: u64) -> u32 {
         let Some(zero) = VCPU_ZERO.get(0) else { return 0 };
-        if VCPUS.insert(tid, zero, 0).is_err() || VCPU_TIDS.insert(VcpuKey { tgid, vcpu_id }, tid, 0).is_err()
+        // SAFETY: values are u32 that are written whole. A reference, not a copy: see `irq_delivery`'s `slot_of`.
+        let index = match unsafe { VCPU_IDS.get(tid) } {
+            Some(index) => *index,
+            None => next_index(Table::Vcpus),
+        };
+        if VCPUS.set(index, zero, 0).is_err()
+            || VCPU_IDS.insert(tid, index, 0).is_err()
+            || VCPU_TIDS.insert(VcpuKey { tgid, vcpu_id }, tid, 0).is_err()
         {
             lost(Lost::VcpusFull);
             return 0;
         }
-        if let Some(vcpu) = of_thread(tid) {
+        if let Some(vcpu) = at(index) {
+            vcpu.tid = tid;
             vcpu.tgid = tgid;
             vcpu.vcpu_id = vcpu_id;
             vcpu.running = 1;
@@ -162,17 +215,26 @@ mod bpf {
         1
     }
 
+    /// `kvm`: address of the `struct kvm_vcpu`, 0 when only its number is known. `vcpu_id` is asked where the address is
+    /// not the one of the entry before: reading it is a tenth of what this program costs.
     #[inline(always)]
-    fn on_entry(vcpu_id: u32, ns: u64) {
+    fn on_entry(kvm: u64, vcpu_id: impl FnOnce() -> Option<u32>, ns: u64) {
         let (tgid, tid) = current();
-        // One look-up where nothing is new: it is a third of what this program costs.
-        let vcpu = match of_thread(tid) {
-            Some(vcpu) if vcpu.tgid == tgid && vcpu.vcpu_id == vcpu_id => vcpu,
-            _ => {
-                if learn(tid, tgid, vcpu_id, ns) == 0 {
-                    return;
-                }
-                let Some(vcpu) = of_thread(tid) else { return };
+        let vcpu = match of_thread_here(tid) {
+            Some(vcpu) if kvm != 0 && vcpu.kvm == kvm && vcpu.tgid == tgid => vcpu,
+            known => {
+                let Some(vcpu_id) = vcpu_id() else { return };
+                let vcpu = match known {
+                    Some(vcpu) if vcpu.tgid == tgid && vcpu.vcpu_id == vcpu_id => vcpu,
+                    _ => {
+                        if learn(tid, tgid, vcpu_id, ns) == 0 {
+                            return;
+                        }
+                        let Some(vcpu) = of_thread_here(tid) else { return };
+                        vcpu
+                    }
+                };
+                vcpu.kvm = if vcpu.returns_seen != 0 { kvm } else { 0 };
                 vcpu
             }
         };
@@ -186,9 +248,8 @@ mod bpf {
     #[raw_tracepoint(tracepoint = "kvm_entry")]
     fn vcpu_entry_raw(ctx: RawTracePointContext) -> i32 {
         let ns = now();
-        if let Some(vcpu_id) = id_of(ctx.arg(0)) {
-            on_entry(vcpu_id, ns);
-        }
+        let kvm = ctx.arg::<u64>(0);
+        on_entry(kvm, || id_of(kvm), ns);
         0
     }
 
@@ -197,9 +258,7 @@ mod bpf {
     fn vcpu_entry_tp(ctx: *mut core::ffi::c_void) -> u32 {
         let ctx = TracePointContext::new(ctx);
         let ns = now();
-        if let Some(vcpu_id) = read_record(&ctx, &REC_ENTRY_VCPU_ID) {
-            on_entry(vcpu_id, ns);
-        }
+        on_entry(0, || read_record(&ctx, &REC_ENTRY_VCPU_ID), ns);
         SEEN
     }
 
@@ -213,11 +272,11 @@ mod bpf {
             return;
         }
         let ns = now();
-        if was && let Some(vcpu) = of_thread(prev) {
+        if was && let Some(vcpu) = of_thread_here(prev) {
             vcpu.running = 0;
             vcpu_sched::bpf::switched_out(vcpu, runnable(), next_task, ns);
         }
-        if is && let Some(vcpu) = of_thread(next) {
+        if is && let Some(vcpu) = of_thread_here(next) {
             vcpu.switches += 1;
             if let Some(slot) = vcpu.switched_ns.get_mut(vcpu.switches as usize & (SWITCHES_KEPT - 1)) {
                 *slot = ns;
@@ -267,4 +326,4 @@ mod bpf {
 }
 
 #[cfg(target_arch = "bpf")]
-pub(crate) use bpf::{hinted, id_of, is_guest, of_thread, pid_of, thread_of};
+pub(crate) use bpf::{at, hinted, id_of, is_guest, of_thread, of_thread_here, pid_of, thread_of};

@@ -116,9 +116,15 @@ pub(crate) mod bpf {
         vcpu.sched.since_ns = ns;
     }
 
-    /// Ends the present state.
+    /// Ends the present state, and says when it began.
     #[inline(always)]
     fn end_state(sched: &mut VcpuSched, ns: u64) -> u64 {
+        let began = sched.since_ns;
+        if ns < began {
+            // Clocks of two CPUs. The next state goes on where this one ended, so that no time counts twice.
+            lost(Lost::SchedNegative);
+            return began;
+        }
         let spent = counted(sched.since_ns, ns);
         match sched.state {
             RUNNING => sched.running_ns += spent,
@@ -126,7 +132,6 @@ pub(crate) mod bpf {
             BLOCKED => sched.blocked_ns += spent,
             _ => {}
         }
-        let began = sched.since_ns;
         sched.since_ns = ns;
         began
     }
@@ -152,13 +157,13 @@ pub(crate) mod bpf {
         let state = vcpu.sched.state;
         let began = end_state(&mut vcpu.sched, ns);
         vcpu.sched.state = RUNNING;
-        if !in_window(began) {
+        if !in_window(began) || ns < began {
             return;
         }
         if vcpu.cpu != cpu() {
             vcpu.sched.migrations += 1;
         }
-        let waited = ns.saturating_sub(began);
+        let waited = ns - began;
         match state {
             WOKEN => {
                 if vcpu.sched.series != 0

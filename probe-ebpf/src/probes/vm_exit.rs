@@ -118,6 +118,7 @@ pub(crate) mod bpf {
     use crate::control::{Lost, Table};
     use crate::hist::Hist;
     use crate::kernel::{SEEN, current, element, in_window, lost, next_index, now, offsets, read_record};
+    use crate::probes::irq_delivery;
     use crate::vcpu::{self, Vcpu};
     use aya_ebpf::{
         macros::{map, raw_tracepoint},
@@ -152,10 +153,17 @@ pub(crate) mod bpf {
     #[inline(always)]
     fn on_exit(reason: u32, isa: u32, ns: u64) {
         let (_, tid) = current();
-        let Some(vcpu) = vcpu::of_thread(tid) else { return };
+        let Some(vcpu) = vcpu::of_thread_here(tid) else { return };
         let exit = &mut vcpu.exit;
+        if exit.exit_ns != 0 {
+            lost(Lost::EntryUnseen);
+        }
         if exit.entry_ns != 0 && in_window(exit.entry_ns) {
-            exit.guest_ns += ns.saturating_sub(exit.entry_ns);
+            if ns < exit.entry_ns {
+                lost(Lost::ExitNegative);
+            } else {
+                exit.guest_ns += ns - exit.entry_ns;
+            }
         }
         exit.entry_ns = 0;
         exit.exit_ns = if in_window(ns) { ns } else { 0 };
@@ -171,14 +179,18 @@ pub(crate) mod bpf {
         if vcpu.exit.exit_ns == 0 {
             return;
         }
-        let spent = ns.saturating_sub(vcpu.exit.exit_ns);
+        let left = vcpu.exit.exit_ns;
         vcpu.exit.exit_ns = 0;
+        if ns < left {
+            lost(Lost::ExitNegative);
+            return;
+        }
         let Some(series) = series_of(vcpu, tid) else {
             lost(Lost::ExitSeriesFull);
             return;
         };
         if let Some(hist) = element(&EXIT_HIST, series) {
-            hist.record(spent);
+            hist.record(ns - left);
         }
     }
 
@@ -241,6 +253,7 @@ pub(crate) mod bpf {
                 && let Some(vector) = host_vector(isa, reason, info)
             {
                 by_vector(vector, ns);
+                irq_delivery::bpf::left_for(vector);
             }
         }
         SEEN
@@ -255,7 +268,7 @@ pub(crate) mod bpf {
     #[inline(always)]
     fn by_vector(vector: u32, ns: u64) {
         let (_, tid) = current();
-        if !in_window(ns) || vcpu::of_thread(tid).is_none() {
+        if !in_window(ns) || vcpu::of_thread_here(tid).is_none() {
             return;
         }
         let key = ExitVector { tid, vector };
@@ -269,11 +282,14 @@ pub(crate) mod bpf {
 
     #[inline(always)]
     fn on_user_exit(reason: u32, errno: i32) {
+        let (_, tid) = current();
+        let Some(vcpu) = vcpu::of_thread_here(tid) else { return };
+        // From here on the thread may run another vCPU.
+        vcpu.kvm = 0;
+        vcpu.returns_seen = 1;
         if !in_window(now()) {
             return;
         }
-        let (_, tid) = current();
-        let Some(vcpu) = vcpu::of_thread(tid) else { return };
         let place = if errno < 0 { USER_INTERRUPTED } else { (reason as usize).min(USER_INTERRUPTED - 1) };
         if let Some(counter) = vcpu.exit.user.get_mut(place) {
             *counter += 1;
@@ -305,7 +321,7 @@ pub(crate) mod bpf {
             return;
         }
         let (_, tid) = current();
-        let Some(vcpu) = vcpu::of_thread(tid) else { return };
+        let Some(vcpu) = vcpu::of_thread_here(tid) else { return };
         if waited {
             vcpu.exit.waited += 1;
             vcpu.exit.waited_ns += halted_ns;

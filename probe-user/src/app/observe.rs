@@ -15,6 +15,10 @@ use probe_ebpf::probes::packet_path::DEVICES;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+/// How long after it is written a window begins. A window that began at once would count nothing until the programs know
+/// of it, which on a busy host takes this long.
+const LEAD: Duration = Duration::from_millis(20);
+
 /// Probes at work. Dropping it detaches them.
 #[derive(Debug)]
 pub struct Observer {
@@ -81,15 +85,17 @@ impl Observer {
         Some((before + time, runs_before + runs))
     }
 
-    /// Starts counting now, until `length` has passed or for ever.
+    /// Starts counting in a moment, until `length` has passed from then or for ever, and waits for that moment.
     ///
     /// # Errors
     /// When the window cannot be written.
     pub fn open(&mut self, length: Option<Duration>) -> Result<Window, ReadError> {
-        let from_ns = monotonic_ns();
+        let lead = u64::try_from(LEAD.as_nanos()).unwrap_or(0);
+        let from_ns = monotonic_ns().saturating_add(lead);
         let length = length.map_or(u64::MAX, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX));
         self.window = Window { from_ns, until_ns: from_ns.saturating_add(length) };
         self.loaded.open(self.window)?;
+        std::thread::sleep(Duration::from_nanos(from_ns.saturating_sub(monotonic_ns())));
         Ok(self.window)
     }
 

@@ -2,6 +2,7 @@
 
 use super::facts::read_facts;
 use super::maps::Maps;
+use super::missed::Missed;
 use super::object::OBJECT;
 use super::tracer::TraceSizes;
 use crate::host::HostRoot;
@@ -66,6 +67,8 @@ pub struct Loaded {
     guarded: CpuSet,
     /// Packets to follow on a CPU in a stretch of time at most; 0 = all.
     pub(super) follow_limit: u32,
+    /// What programs had missed when counting began.
+    missed_before: Option<Missed>,
 }
 
 impl std::fmt::Debug for Loaded {
@@ -89,6 +92,7 @@ impl Loaded {
             reports: Vec::new(),
             guarded: CpuSet::new(),
             follow_limit: FOLLOWED_PER_STRETCH,
+            missed_before: None,
         };
         // Before anything is attached: an interrupt without an owner counts as lost.
         loaded.set_owners(owners)?;
@@ -116,6 +120,7 @@ impl Loaded {
             reports: Vec::new(),
             guarded: CpuSet::new(),
             follow_limit: FOLLOWED_PER_STRETCH,
+            missed_before: None,
         })
     }
 
@@ -180,7 +185,14 @@ impl Loaded {
     /// # Errors
     /// When the map cannot be read.
     pub fn lost(&self) -> Result<Vec<(&'static str, &'static str, u64)>, ReadError> {
-        Maps(&self.ebpf, &self.facts).lost()
+        let mut lost = Maps(&self.ebpf, &self.facts).lost()?;
+        if let Some(before) = &self.missed_before {
+            lost.extend(self.missed().into_iter().filter_map(|(probe, now)| {
+                let times = now.saturating_sub(before.get(probe).copied().unwrap_or(0));
+                (times > 0).then_some((probe, "missed", times))
+            }));
+        }
+        Ok(lost)
     }
 
     /// How long and how often a probe's programs have run; `None` while the kernel does not count that
@@ -204,6 +216,9 @@ impl Loaded {
     /// # Errors
     /// When the map cannot be written.
     pub fn open(&mut self, window: Window) -> Result<(), ReadError> {
+        if self.missed_before.is_none() {
+            self.missed_before = Some(self.missed());
+        }
         let mut map: Array<_, Window> = self.map_mut("WINDOW")?;
         map.set(0, window, 0).map_err(|e| read_error("WINDOW", e))
     }
@@ -283,6 +298,7 @@ pub(super) fn load_object(
     loader.override_global(probe_ebpf::layout::IRQFD_INJECT, &inject, true);
     for (map, size) in [
         ("VCPUS", sizes.vcpus),
+        ("VCPU_IDS", sizes.vcpus),
         ("VCPU_TIDS", sizes.vcpus),
         ("SLOTS", sizes.slots),
         ("SLOT_IDS", sizes.slots),

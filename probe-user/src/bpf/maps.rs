@@ -106,7 +106,11 @@ impl MapReader for Maps<'_> {
     }
 
     fn vcpus(&self) -> Result<Vec<(u32, Vcpu)>, ReadError> {
-        let mut vcpus: Vec<(u32, Vcpu)> = self.entries("VCPUS")?;
+        let all = (0..self.used(Table::Vcpus)?).map(|index| self.element::<Vcpu>("VCPUS", index));
+        let mut vcpus = all
+            .filter(|vcpu| !matches!(vcpu, Ok(Vcpu { tid: 0, .. })))
+            .map(|vcpu| vcpu.map(|vcpu| (vcpu.tid, vcpu)))
+            .collect::<Result<Vec<_>, _>>()?;
         vcpus.sort_by_key(|(tid, _)| *tid);
         Ok(vcpus)
     }
@@ -174,6 +178,7 @@ impl MapReader for Maps<'_> {
             Table::Scheds => self.size::<Hist>("SCHED_HIST")?,
             Table::Noise => self.size::<cpu_noise::NoiseSeries>("NOISE")?,
             Table::Flights => self.size::<u64>("FLIGHT_RING")?,
+            Table::Vcpus => self.size::<Vcpu>("VCPUS")?,
         };
         Ok(u32::try_from(next).unwrap_or(u32::MAX).min(size))
     }

@@ -8,6 +8,7 @@ pub mod format;
 mod kernels;
 mod loader;
 mod maps;
+mod missed;
 mod object;
 mod paths;
 mod tracer;

@@ -16,6 +16,8 @@ use std::time::Duration;
 
 /// Linux number of the first invented interrupt.
 pub(crate) const IRQ: u32 = 9_000;
+/// `KVM_EXIT_IO` (include/uapi/linux/kvm.h).
+const KVM_EXIT_IO: u32 = 2;
 /// The program that does nothing.
 pub(crate) const NOTHING: &str = "nothing_raw";
 /// Room for every scenario.
@@ -78,11 +80,20 @@ impl Rig {
     /// This thread becomes a vCPU's.
     pub(crate) fn learn_vcpu(&mut self) -> Result<()> {
         self.run("vcpu_entry_raw", &[self.pointer])?;
-        let ebpf = self.loaded.ebpf_mut();
-        let vcpus: HashMap<_, u32, Vcpu> = ebpf.map_mut("VCPUS").context("no map VCPUS")?.try_into()?;
-        let tid = rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs();
-        self.vcpu_id = vcpus.get(&tid, 0)?.vcpu_id;
+        // Every guest's vCPU has returned to its VMM at some time.
+        self.run("user_exit_raw", &[u64::from(KVM_EXIT_IO), 0])?;
+        self.vcpu_id = self.vcpu()?.1.vcpu_id;
         Ok(())
+    }
+
+    /// This thread's vCPU, and its index.
+    fn vcpu(&mut self) -> Result<(u32, Vcpu)> {
+        let tid = rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs();
+        let ebpf = self.loaded.ebpf_mut();
+        let ids: HashMap<_, u32, u32> = ebpf.map_mut("VCPU_IDS").context("no map VCPU_IDS")?.try_into()?;
+        let index = ids.get(&tid, 0)?;
+        let vcpus: Array<_, Vcpu> = ebpf.map_mut("VCPUS").context("no map VCPUS")?.try_into()?;
+        Ok((index, vcpus.get(&index, 0)?))
     }
 
     /// Accepts that name this vCPU are the present thread's.
@@ -93,10 +104,10 @@ impl Rig {
         let tid = rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs();
         tids.insert(VcpuKey { tgid: std::process::id(), vcpu_id }, tid, 0)?;
         // The program holds what the accept names against what it knows of the thread.
-        let mut vcpus: HashMap<_, u32, Vcpu> = ebpf.map_mut("VCPUS").context("no map VCPUS")?.try_into()?;
-        let mut vcpu = vcpus.get(&tid, 0)?;
-        vcpu.vcpu_id = vcpu_id;
-        vcpus.insert(tid, vcpu, 0)?;
+        let (index, vcpu) = self.vcpu()?;
+        let ebpf = self.loaded.ebpf_mut();
+        let mut vcpus: Array<_, Vcpu> = ebpf.map_mut("VCPUS").context("no map VCPUS")?.try_into()?;
+        vcpus.set(index, Vcpu { vcpu_id, ..vcpu }, 0)?;
         Ok(())
     }
 
@@ -115,7 +126,7 @@ impl Rig {
             let ebpf = self.loaded.ebpf_mut();
             let mut known: Array<_, KnownIrq> = ebpf.map_mut("KNOWN_IRQS").context("no map")?.try_into()?;
             let found = known.get(&number, 0)?;
-            known.set(number, KnownIrq { slot: index + 1, ..found }, 0)?;
+            known.set(number, KnownIrq { slot: index + 1, enabler: std::process::id(), ..found }, 0)?;
             let mut slots: Array<_, Slot> = ebpf.map_mut("SLOTS").context("no map")?.try_into()?;
             let slot = slots.get(&index, 0)?;
             let owner = std::process::id();
@@ -129,7 +140,17 @@ impl Rig {
 
     /// From now on every CPU is inside an interrupt of the first slot.
     pub(crate) fn stay_in_irq(&mut self) -> Result<()> {
-        let inside = InIrq { raise_ns: 1, slot: 1, accepts: 0, slow: 0, series: 0, queued: 0, tid: 0 };
+        let inside = InIrq {
+            raise_ns: 1,
+            slot: 1,
+            accepts: 0,
+            slow: 0,
+            series: 0,
+            queued: 0,
+            tid: 0,
+            exit_vector: 0,
+            exit_tid: 0,
+        };
         let cpus = aya::util::nr_cpus().map_err(|(path, e)| anyhow::anyhow!("{path}: {e}"))?;
         let ebpf = self.loaded.ebpf_mut();
         let mut map: PerCpuArray<_, InIrq> = ebpf.map_mut("IN_IRQ").context("no map IN_IRQ")?.try_into()?;

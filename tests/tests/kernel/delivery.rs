@@ -5,10 +5,12 @@
 //! (BPF_PROG_TEST_RUN); a real interrupt of this CPU may fall between them and end ours early, which the programs
 //! count as not accepted. The sums must still be exact.
 
+use aya::Ebpf;
 use aya::maps::{Array, HashMap};
 use aya::programs::{RawTracePoint, RawTracePointRunOptions, TestRun as _};
 use kvm_bindings::kvm_msi;
 use kvm_ioctls::{Kvm, VmFd};
+use probe_ebpf::control::Table;
 use probe_ebpf::probes::irq_delivery::{Delivery, KnownIrq, Slot, SlotKey};
 use probe_ebpf::vcpu::{Vcpu, VcpuKey};
 use probe_user::app::observe::Observer;
@@ -81,9 +83,13 @@ pub(super) fn run(observer: &mut Observer, program: &str, args: &[u64]) {
 
 /// What the programs learn by themselves where vfio interrupts and guest entries exist.
 pub(super) fn teach(observer: &mut Observer, tids: &[u32]) {
+    teach_object(observer.loaded_mut().ebpf_mut(), tids);
+}
+
+/// The same, of programs that may not be attached.
+pub(super) fn teach_object(ebpf: &mut Ebpf, tids: &[u32]) {
     let own = std::process::id();
     let vf = VF.parse::<PciAddress>().unwrap().packed();
-    let ebpf = observer.loaded_mut().ebpf_mut();
     let mut slots: Array<_, Slot> = ebpf.map_mut("SLOTS").unwrap().try_into().unwrap();
     let mut slot = slots.get(&0, 0).unwrap();
     (slot.vf, slot.slot, slot.irq, slot.owner) = (vf, 1, IRQ, own);
@@ -94,15 +100,27 @@ pub(super) fn teach(observer: &mut Observer, tids: &[u32]) {
     next.set(0, 1, 0).unwrap();
     let mut known: Array<_, KnownIrq> = ebpf.map_mut("KNOWN_IRQS").unwrap().try_into().unwrap();
     known.set(IRQ, KnownIrq { action: ACTION, dev_id: 0, slot: 1, enabler: 0 }, 0).unwrap();
-    let zero: Array<_, Vcpu> = ebpf.map_mut("VCPU_ZERO").unwrap().try_into().unwrap();
-    let mut vcpu = zero.get(&0, 0).unwrap();
     for (id, tid) in (0..).zip(tids) {
-        (vcpu.tgid, vcpu.vcpu_id, vcpu.running) = (own, id, 1);
-        let mut vcpus: HashMap<_, u32, Vcpu> = ebpf.map_mut("VCPUS").unwrap().try_into().unwrap();
-        vcpus.insert(tid, vcpu, 0).unwrap();
+        change_vcpu(ebpf, id, |vcpu| {
+            (vcpu.tid, vcpu.tgid, vcpu.vcpu_id, vcpu.running) = (*tid, own, id, 1);
+        });
+        let mut ids: HashMap<_, u32, u32> = ebpf.map_mut("VCPU_IDS").unwrap().try_into().unwrap();
+        ids.insert(tid, id, 0).unwrap();
         let mut by_id: HashMap<_, VcpuKey, u32> = ebpf.map_mut("VCPU_TIDS").unwrap().try_into().unwrap();
         by_id.insert(VcpuKey { tgid: own, vcpu_id: id }, tid, 0).unwrap();
     }
+}
+
+/// Changes what is known of a vCPU, and makes it known when it is not.
+pub(super) fn change_vcpu(ebpf: &mut Ebpf, index: u32, change: impl FnOnce(&mut Vcpu)) {
+    let mut next: Array<_, u64> = ebpf.map_mut("NEXT").unwrap().try_into().unwrap();
+    let table = Table::Vcpus as u32;
+    let known = next.get(&table, 0).unwrap().max(u64::from(index) + 1);
+    next.set(table, known, 0).unwrap();
+    let mut vcpus: Array<_, Vcpu> = ebpf.map_mut("VCPUS").unwrap().try_into().unwrap();
+    let mut vcpu = vcpus.get(&index, 0).unwrap();
+    change(&mut vcpu);
+    vcpus.set(index, vcpu, 0).unwrap();
 }
 
 pub(super) fn total(snapshot: &Snapshot, name: &str, vcpu: Option<&str>) -> u64 {

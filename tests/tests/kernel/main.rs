@@ -6,6 +6,7 @@ mod btf;
 mod capture;
 mod control;
 mod delivery;
+mod exits;
 mod guests;
 mod load;
 mod noise;

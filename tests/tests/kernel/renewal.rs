@@ -1,22 +1,18 @@
 //! Maps that are full of guests that are gone are made anew, with what was seen of interrupts.
 
-use super::delivery::{IRQ, run, topology};
-use aya::maps::HashMap;
-use probe_ebpf::vcpu::Vcpu;
+use super::delivery::{IRQ, change_vcpu, run, topology};
 use probe_user::app::observe::Observer;
 use probe_user::host::HostRoot;
 use probe_user::model::IrqNumber;
 use probe_user::model::topology::{DeliveryMode, Slot, Topology};
+use probe_user::probes::MapReader as _;
 use probe_user::probes::vectors::Look;
 
 /// vCPU threads of a process.
 fn vcpus(observer: &mut Observer, tgid: u32, tids: std::ops::Range<u32>) {
-    let ebpf = observer.loaded_mut().ebpf_mut();
-    let zero: aya::maps::Array<_, Vcpu> = ebpf.map_mut("VCPU_ZERO").unwrap().try_into().unwrap();
-    let vcpu = Vcpu { tgid, ..zero.get(&0, 0).unwrap() };
-    let mut map: HashMap<_, u32, Vcpu> = ebpf.map_mut("VCPUS").unwrap().try_into().unwrap();
     for tid in tids {
-        map.insert(tid, vcpu, 0).unwrap();
+        let index = u32::try_from(observer.loaded_mut().maps().vcpus().unwrap().len()).unwrap();
+        change_vcpu(observer.loaded_mut().ebpf_mut(), index, |vcpu| (vcpu.tid, vcpu.tgid) = (tid, tgid));
     }
 }
 

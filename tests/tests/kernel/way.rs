@@ -5,12 +5,11 @@
 //! is taken for the number, and the accepts name the same.
 
 use super::delivery::{ACTION, IRQ, run, teach, topology, total};
-use aya::maps::HashMap;
 use probe_ebpf::layout::IRQFD_INJECT;
-use probe_ebpf::vcpu::Vcpu;
 use probe_user::app::observe::Observer;
 use probe_user::bpf::facts::read_facts;
 use probe_user::host::HostRoot;
+use probe_user::probes::MapReader as _;
 use probe_user::stats::{Observability, Snapshot};
 
 const VECTOR: u64 = 0x51;
@@ -39,9 +38,12 @@ fn after(steps: &[Step]) -> Snapshot {
         teach(&mut observer, &[]);
         observer.open(None).unwrap();
         run(&mut observer, "vcpu_entry_raw", &[pointer]);
-        let vcpus: HashMap<_, u32, Vcpu> =
-            observer.loaded_mut().ebpf_mut().map_mut("VCPUS").unwrap().try_into().unwrap();
-        let id = vcpus.get(&tid, 0).expect("the entry made the vCPU known").vcpu_id;
+        let vcpus = observer.loaded_mut().maps().vcpus().unwrap();
+        let [(known, vcpu)] = &vcpus[..] else {
+            panic!("the entry made one vCPU known, not {}", vcpus.len())
+        };
+        assert_eq!(*known, tid);
+        let id = vcpu.vcpu_id;
         for step in steps {
             let (program, args) = match step {
                 Step::Irq => ("irq_entry_raw", vec![IRQ.into(), ACTION]),

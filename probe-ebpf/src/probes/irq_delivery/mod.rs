@@ -84,6 +84,10 @@ pub struct Slot {
     pub last_series: u32,
     /// CPU that took the last interrupt.
     pub last_cpu: u32,
+    /// Index of `last_tid` in `VCPUS`.
+    pub last_vcpu: u32,
+    /// Unused.
+    pub pad: u32,
     /// How often its interrupt was freed: the guest was reset, its driver unbound, the eventfd exchanged. What was on
     /// its way then is given up.
     pub generation: u64,
@@ -123,10 +127,23 @@ pub fn pack_vector(vector: u32, cpu: u32) -> u32 {
     cpu << 8 | vector & 0xff
 }
 
+/// Bit of a packed place that an exit told (`left_for`), and not the kernel as it set the vector. The next exit may change
+/// it, where nothing else does.
+pub const BY_EXIT: u32 = 1 << 31;
+
 /// The vector and the CPU of a packed place; `None` when it was not seen.
 #[must_use]
 pub fn unpack_vector(packed: u32) -> Option<(u8, u32)> {
-    (packed != 0).then_some((packed as u8, packed >> 8))
+    (packed != 0).then_some((packed as u8, (packed & !BY_EXIT) >> 8))
+}
+
+/// Whether an APIC vector can be a device's of its own. The lowest is the kernel's, for vectors that were moved away, in
+/// some versions; 0xeb stands for any number of devices where MSIs are posted to the host, and is a device's elsewhere;
+/// those above are the kernel's (arch/x86/include/asm/irq_vectors.h).
+#[inline(always)]
+#[must_use]
+pub fn is_device_vector(vector: u32) -> bool {
+    0x20 < vector && vector < 0xeb
 }
 
 /// What KVM told the IOMMU last of an interrupt. Key: its Linux number.
@@ -258,13 +275,18 @@ pub struct InIrq {
     pub queued: u32,
     /// The thread that does the work; 0 in a hard interrupt.
     pub tid: u32,
+    /// The vector for which a vCPU left its guest on this CPU, until the next interrupt has been handled; 0 = none, or not
+    /// told.
+    pub exit_vector: u32,
+    /// That vCPU's thread.
+    pub exit_tid: u32,
 }
 
 const _: () = assert!(size_of::<KnownIrq>() == 24);
-const _: () = assert!(size_of::<Slot>() == 88);
+const _: () = assert!(size_of::<Slot>() == 96);
 const _: () = assert!(size_of::<Delivery>() == 160);
 const _: () = assert!(size_of::<Posted>() == 24);
-const _: () = assert!(size_of::<InIrq>() == 32);
+const _: () = assert!(size_of::<InIrq>() == 40);
 const _: () = assert!(size_of::<VcpuIrq>() == 32 + 512);
 
 /// Takes `vfio-msix[3](0000:01:10.0)` or `vfio-msi[0](...)` apart: the name that vfio-pci gives its interrupts
@@ -368,6 +390,23 @@ mod tests {
             assert_eq!(unpack_vector(pack_vector(vector, cpu)), Some((vector as u8, cpu)));
         }
         assert_eq!(unpack_vector(0), None);
+        assert_eq!(unpack_vector(pack_vector(96, 2) | BY_EXIT), Some((96, 2)));
+    }
+
+    #[test]
+    fn vectors_of_devices() {
+        // FIRST_EXTERNAL_VECTOR, the PIC's first, the paper's; posted MSIs, the local timer, the spurious one.
+        for (vector, expected) in [
+            (0x20, false),
+            (0x21, true),
+            (0x30, true),
+            (96, true),
+            (0xeb, false),
+            (0xec, false),
+            (0xff, false),
+        ] {
+            assert_eq!(is_device_vector(vector), expected, "{vector:#x}");
+        }
     }
 
     #[test]

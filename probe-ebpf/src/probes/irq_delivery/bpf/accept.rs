@@ -85,14 +85,15 @@ fn accept(vcpu_id: u32, vector: u8) {
 fn series_of(slot_index: u32, slot: &mut Slot, vcpu_id: u32) -> Option<(u32, &'static mut Vcpu)> {
     if slot.last_tid != 0
         && slot.last_vcpu_id == vcpu_id
-        && let Some(vcpu) = vcpu::of_thread(slot.last_tid)
+        && let Some(vcpu) = vcpu::at(slot.last_vcpu)
+        && vcpu.tid == slot.last_tid
         && vcpu.tgid == slot.owner
         && vcpu.vcpu_id == vcpu_id
     {
         return Some((slot.last_series, vcpu));
     }
     let found = vcpu::thread_of(slot.owner, vcpu_id).and_then(|tid| Some((tid, vcpu::of_thread(tid)?)));
-    let Some((tid, vcpu)) = found else {
+    let Some((tid, (vcpu_index, vcpu))) = found else {
         lost(Lost::VcpuUnknown);
         return None;
     };
@@ -104,6 +105,7 @@ fn series_of(slot_index: u32, slot: &mut Slot, vcpu_id: u32) -> Option<(u32, &'s
     };
     slot.last_vcpu_id = vcpu_id;
     slot.last_tid = tid;
+    slot.last_vcpu = vcpu_index;
     slot.last_series = series;
     Some((series, vcpu))
 }

@@ -1,11 +1,14 @@
 //! The host's hard interrupt: what it is, when it begins, and what became of it at its end.
 
-use super::{IN_IRQ, KNOWN_IRQS, SLOT_IDS, SLOTS};
+use super::{IN_IRQ, KNOWN_IRQS, SLOT_IDS, SLOTS, setup};
 use crate::control::{Lost, Table};
 use crate::kernel::{
-    SEEN, cpu, element, in_window, lost, next_index, now, offsets, own_element, read_field, read_record,
+    SEEN, cpu, current, element, in_window, lost, next_index, now, offsets, own_element, read_field,
+    read_record,
 };
-use crate::probes::irq_delivery::{InIrq, KnownIrq, NAME_LEN, SlotKey, SlotName, parse_name};
+use crate::probes::irq_delivery::{
+    InIrq, KnownIrq, NAME_LEN, SlotKey, SlotName, is_device_vector, parse_name,
+};
 use crate::vcpu;
 use aya_ebpf::{
     helpers::generated::bpf_probe_read_kernel_str,
@@ -38,10 +41,13 @@ fn irq_entry_raw(ctx: RawTracePointContext) -> i32 {
     }
     // Stamps come first in every program, so that its own cost does not shift one end of an interval only.
     let ns = now();
-    // The eventfd context tells re-allocated interrupts apart that got the same number and memory.
-    let dev_id = read_field(action, &OFF_IRQACTION_DEV_ID).unwrap_or(0);
-    if known.action != action || known.dev_id != dev_id {
-        look_at(known, irq, action, dev_id);
+    // Who enabled it is known, so enabling is seen, and whatever is allocated anew under this number was forgotten then.
+    if known.action != action || known.enabler == 0 {
+        // The eventfd context tells re-allocated interrupts apart that got the same number and memory.
+        let dev_id = read_field(action, &OFF_IRQACTION_DEV_ID).unwrap_or(0);
+        if known.action != action || known.dev_id != dev_id {
+            look_at(known, irq, action, dev_id);
+        }
     }
     if known.slot != 0 {
         enter(known.slot, ns);
@@ -179,8 +185,32 @@ fn enter(slot_plus_1: u32, ns: u64) {
     let (Some(slot), Some(irq)) = (element(&SLOTS, slot_plus_1 - 1), own_element(&IN_IRQ)) else { return };
     slot.raised += 1;
     slot.last_cpu = cpu();
+    if irq.exit_vector != 0 {
+        setup::left_for(slot.irq, irq.exit_vector, irq.exit_tid);
+    }
     let queued = u32::from(slot.slow_raise_ns != 0);
-    *irq = InIrq { raise_ns: ns, slot: slot_plus_1, accepts: 0, slow: 0, series: 0, queued, tid: 0 };
+    *irq = InIrq {
+        raise_ns: ns,
+        slot: slot_plus_1,
+        accepts: 0,
+        slow: 0,
+        series: 0,
+        queued,
+        tid: 0,
+        exit_vector: 0,
+        exit_tid: 0,
+    };
+}
+
+/// A vCPU left its guest for a vector of the host. Its handler follows on this CPU before interrupts are enabled.
+#[inline(always)]
+pub(crate) fn left_for(vector: u32) {
+    if is_device_vector(vector)
+        && let Some(irq) = own_element(&IN_IRQ)
+    {
+        irq.exit_vector = vector;
+        irq.exit_tid = current().1;
+    }
 }
 
 // match-proto:v5.15:include/trace/events/irq.h:irq_handler_exit(int irq, struct irqaction *action, int ret)
@@ -200,6 +230,8 @@ fn irq_exit_tp(_ctx: *mut core::ffi::c_void) -> u32 {
 #[inline(always)]
 fn leave() {
     let Some(irq) = own_element(&IN_IRQ) else { return };
+    // That was its interrupt, also when it is no VF's.
+    irq.exit_vector = 0;
     if irq.slot == 0 {
         return;
     }

@@ -9,7 +9,7 @@ mod setup;
 mod slow_path;
 mod vcpu_thread;
 
-pub(crate) use hard_irq::name_address;
+pub(crate) use hard_irq::{left_for, name_address};
 pub(crate) use slow_path::is_injection;
 pub(crate) use vcpu_thread::{is_reinjection, on_entry};
 

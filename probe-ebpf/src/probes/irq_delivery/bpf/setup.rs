@@ -3,8 +3,8 @@
 //! user space asks.
 
 use super::{KNOWN_IRQS, SLOTS};
-use crate::kernel::{SEEN, current, element, global, offsets, read, read_field, read_record};
-use crate::probes::irq_delivery::{Apicv, IRQ_NUMBERS, KnownIrq, Posted, VECTORS, pack_vector};
+use crate::kernel::{SEEN, cpu, current, element, global, offsets, read, read_field, read_record};
+use crate::probes::irq_delivery::{Apicv, BY_EXIT, IRQ_NUMBERS, KnownIrq, Posted, VECTORS, pack_vector};
 use crate::vcpu;
 use aya_ebpf::{
     macros::{map, raw_tracepoint},
@@ -40,6 +40,26 @@ fn irq_vector_raw(ctx: RawTracePointContext) -> i32 {
         *place = pack_vector(ctx.arg(1), ctx.arg(2));
     }
     0
+}
+
+/// An interrupt's handler begins, and a vCPU's thread left its guest for this vector. They belong together when the thread
+/// is the one that is interrupted, and has not entered the guest since.
+#[inline(always)]
+pub(super) fn left_for(irq: u32, vector: u32, exit_tid: u32) {
+    let (_, tid) = current();
+    if tid != exit_tid {
+        return;
+    }
+    let Some(vcpu) = vcpu::of_thread_here(tid) else { return };
+    if vcpu.exit.exit_ns == 0 {
+        return;
+    }
+    if let Some(place) = element(&IRQ_VECTORS, irq)
+        // What the kernel set stands: an interrupt that is being moved may still come by its former vector.
+        && (*place == 0 || *place & BY_EXIT != 0)
+    {
+        *place = pack_vector(vector, cpu()) | BY_EXIT;
+    }
 }
 
 // match-proto:v5.15:arch/x86/include/asm/trace/irq_vectors.h:vector_activate(unsigned int irq, bool is_managed, bool can_reserve, bool reserve)

@@ -69,7 +69,17 @@ fn irq_work_raw(ctx: RawTracePointContext) -> i32 {
     let Some(slot) = element(&SLOTS, slot_plus_1.wrapping_sub(1)) else { return 0 };
     let (_, tid) = current();
     let raise_ns = slot.slow_raise_ns;
-    *work = InIrq { raise_ns, slot: slot_plus_1, accepts: 0, slow: 1, series: 0, queued: 0, tid };
+    *work = InIrq {
+        raise_ns,
+        slot: slot_plus_1,
+        accepts: 0,
+        slow: 1,
+        series: 0,
+        queued: 0,
+        tid,
+        exit_vector: 0,
+        exit_tid: 0,
+    };
     slot.slow_raise_ns = 0;
     0
 }

@@ -47,7 +47,7 @@ fn inject(vector: u32, reinjected: bool) {
         return;
     }
     let (_, tid) = current();
-    let Some(vcpu) = vcpu::of_thread(tid) else { return };
+    let Some(vcpu) = vcpu::of_thread_here(tid) else { return };
     let Some(series) = vcpu.irq.vectors.get(vector as usize & 0xff).copied() else { return };
     // Kernels that do not tell a re-injection show it as the same vector again before the entry.
     if series == 0 || vcpu.irq.injected == u32::from(series) {
@@ -129,7 +129,7 @@ fn eoi(vector: i32) {
     // -1: nothing was in service.
     let Ok(vector) = u8::try_from(vector) else { return };
     let (_, tid) = current();
-    let Some(vcpu) = vcpu::of_thread(tid) else { return };
+    let Some(vcpu) = vcpu::of_thread_here(tid) else { return };
     let Some(series) = vcpu.irq.vectors.get(usize::from(vector)).copied() else { return };
     if series == 0 {
         return;

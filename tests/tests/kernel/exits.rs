@@ -96,11 +96,13 @@ impl Scene {
 #[test]
 fn what_cannot_be_timed_is_counted_and_not_recorded() {
     type Step = fn(&mut Scene);
+    /// Steps, exits in histograms, and what is lost.
+    type Case<'a> = (&'a [Step], u64, &'a [(&'a str, u64)]);
     let leave: Step = |s| s.exit(CPUID);
     let enter: Step = Scene::enter;
     let left_later: Step = |s| change_vcpu(s.loaded.ebpf_mut(), 0, |vcpu| vcpu.exit.exit_ns = LATER);
     let entered_later: Step = |s| change_vcpu(s.loaded.ebpf_mut(), 0, |vcpu| vcpu.exit.entry_ns = LATER);
-    let cases: [(&[Step], u64, &[(&str, u64)]); 6] = [
+    let cases: [Case<'_>; 6] = [
         (&[leave, enter], 1, &[]),
         (&[enter, leave, enter, leave, enter], 2, &[]),
         // The guest was entered again where the kernel shows no entry.

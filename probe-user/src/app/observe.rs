@@ -17,7 +17,7 @@ use std::time::Duration;
 
 /// How long after it is written a window begins. A window that began at once would count nothing until the programs know
 /// of it, which on a busy host takes this long.
-const LEAD: Duration = Duration::from_millis(20);
+const LEAD: Duration = Duration::from_millis(50);
 
 /// Probes at work. Dropping it detaches them.
 #[derive(Debug)]
@@ -90,6 +90,7 @@ impl Observer {
     /// # Errors
     /// When the window cannot be written.
     pub fn open(&mut self, length: Option<Duration>) -> Result<Window, ReadError> {
+        self.loaded.ready();
         let lead = u64::try_from(LEAD.as_nanos()).unwrap_or(0);
         let from_ns = monotonic_ns().saturating_add(lead);
         let length = length.map_or(u64::MAX, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX));

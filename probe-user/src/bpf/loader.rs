@@ -211,14 +211,18 @@ impl Loaded {
         (runs > 0).then_some((time, runs))
     }
 
+    /// Before counting begins: what programs miss is told from here on. It takes reading a file of each program.
+    pub fn ready(&mut self) {
+        if self.missed_before.is_none() {
+            self.missed_before = Some(self.missed());
+        }
+    }
+
     /// Sets the span that counts.
     ///
     /// # Errors
     /// When the map cannot be written.
     pub fn open(&mut self, window: Window) -> Result<(), ReadError> {
-        if self.missed_before.is_none() {
-            self.missed_before = Some(self.missed());
-        }
         let mut map: Array<_, Window> = self.map_mut("WINDOW")?;
         map.set(0, window, 0).map_err(|e| read_error("WINDOW", e))
     }

@@ -8,7 +8,7 @@ use crate::app::{
 };
 use crate::host::{HostRoot, read_topology};
 use crate::report::format;
-use crate::stats::path::{Cost, HopTime, Report, TapPath, VfPath, Way};
+use crate::stats::path::{Cost, Gain, HopTime, Price, Report, TapPath, VfPath, Way};
 use crate::stats::to_f64;
 use anyhow::anyhow;
 use serde::Serialize;
@@ -36,9 +36,13 @@ pub struct Args {
 pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
     let root = HostRoot::live();
     let mut topology = read_topology(&root);
+    let mut only = None;
     if let Some(wanted) = &args.guest {
-        let pid = guests::find(&topology, wanted).map_err(Failure::usage)?.pid;
-        topology.guests.retain(|guest| guest.pid == pid);
+        let guest = guests::find(&topology, wanted).map_err(Failure::usage)?;
+        let (pid, name) = (guest.pid, guest.name.clone());
+        only = Some(name);
+        // Guests with a VF are what its path is compared with.
+        topology.guests.retain(|guest| guest.pid == pid || !guest.vfs.is_empty());
     }
     if topology.guests.is_empty() {
         return Err(Failure::usage(anyhow!("no KVM guest is running")));
@@ -48,6 +52,9 @@ pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
         .block_on(path::watch(&root, &topology, args.duration, args.every, &mut |elapsed| bar.at(elapsed)))
         .map_err(failures::record)?;
     bar.clear();
+    if let Some(guest) = &only {
+        watched.report.only(guest);
+    }
     if let Some(reason) = &watched.blind {
         return Err(Failure::cannot_run(anyhow!("packets cannot be followed: {reason}")));
     }
@@ -219,37 +226,55 @@ fn vf_text(vf: &VfPath, window_ns: u64, paint: Paint) -> String {
     text + &cost_text(vf.cost.as_ref())
 }
 
-/// What would be saved: every path beside the VFs that were measured at the same time.
+/// What a VF would save each guest on a tap: the figure now, and that of a VF measured at the same time.
 fn gain(report: &Report) -> Vec<Vec<Cell>> {
-    let mut rows = vec![heads(
-        "guest",
-        &["path", "host hops in, out", "to guest p50", "p99", "from guest p50", "p99", "host CPU per packet"],
-    )];
-    let times = |time: Option<&HopTime>| {
-        let ns = |pick: fn(&HopTime) -> Option<u64>| {
-            Cell::from(format::time_or_dash(time.and_then(pick).map(to_f64)))
-        };
-        [ns(|t| t.p50_ns), ns(|t| t.p99_ns)]
-    };
-    let each =
-        |cost: Option<&Cost>| Cell::from(format::time_or_dash(cost.and_then(|cost| cost.per_packet_ns)));
-    for tap in &report.taps {
-        let hops = match &tap.not_followed {
-            Some(_) => "not observable".to_owned(),
-            None => format!("{}, {}", tap.to_guest.hops_taken(), tap.from_guest.hops_taken()),
-        };
-        let mut row = vec![Cell::from(tap.guest.as_str()), tap.path.as_str().into(), hops.into()];
-        row.extend(times(tap.to_guest.total()));
-        row.extend(times(tap.from_guest.total()));
-        row.push(each(tap.cost.as_ref()));
-        rows.push(row);
+    if report.gain.is_empty() {
+        return Vec::new();
     }
-    for vf in &report.vfs {
-        let mut row = vec![Cell::from(vf.guest.as_str()), "vf".into(), "0, 0".into()];
-        row.extend(times(Some(&vf.delivery).filter(|time| time.not_observable.is_none())));
-        row.extend(["-", "-"].map(Cell::from));
-        row.push(each(vf.cost.as_ref()));
-        rows.push(row);
+    let heads = heads(
+        "guest",
+        &[
+            "tap",
+            "with a VF as",
+            "host hops in, out",
+            "to guest p50",
+            "p99",
+            "from guest p50",
+            "p99",
+            "host CPU per packet",
+        ],
+    );
+    let mut rows = vec![heads];
+    for Gain { guest, netdev, now, vf } in &report.gain {
+        let like = vf.as_ref().map_or_else(|| "-".to_owned(), |vf| format!("{} {}", vf.guest, vf.address));
+        let vf = vf.as_ref().map(|vf| &vf.price);
+        let figure = |shown: &dyn Fn(&Price) -> String| match vf.map(shown) {
+            Some(with_vf) => Cell::from(format!("{} -> {with_vf}", shown(now))),
+            None => Cell::from(shown(now)),
+        };
+        let time = |ns: Option<u64>| format::time_or_dash(ns.map(to_f64));
+        // A VF's packets have left the guest when they are with the card.
+        let from = |ns: Option<u64>, price: &Price| match price.hops_from_guest {
+            Some(0) if ns.is_none() => "none".to_owned(),
+            _ => time(ns),
+        };
+        rows.push(vec![
+            guest.as_str().into(),
+            netdev.as_str().into(),
+            like.into(),
+            figure(&|price| match (price.hops_to_guest, price.hops_from_guest) {
+                (Some(to), Some(from)) => format!("{to}, {from}"),
+                _ => "not observable".to_owned(),
+            }),
+            figure(&|price| time(price.to_guest_p50_ns)),
+            figure(&|price| time(price.to_guest_p99_ns)),
+            figure(&|price| from(price.from_guest_p50_ns, price)),
+            figure(&|price| from(price.from_guest_p99_ns, price)),
+            figure(&|price| match (price.cpu_per_packet_ns, price.cpu_per_interrupt_ns) {
+                (None, Some(ns)) => format!("at most {}", format::time(ns)),
+                (ns, _) => format::time_or_dash(ns),
+            }),
+        ]);
     }
     rows
 }
@@ -257,11 +282,16 @@ fn gain(report: &Report) -> Vec<Vec<Cell>> {
 /// How to read the table above.
 fn foot(report: &Report) -> String {
     let mut text = String::new();
-    if report.vfs.is_empty() {
+    let vfs: Vec<&Price> =
+        report.gain.iter().filter_map(|gain| gain.vf.as_ref()).map(|vf| &vf.price).collect();
+    if vfs.is_empty() && !report.gain.is_empty() {
         text += "no guest has a VF: nothing of this host to compare these paths with\n";
-    } else if !report.taps.is_empty() {
+    } else if !vfs.is_empty() {
         text += "the way to a VF's guest is from its interrupt until the guest is entered with it; to the others' it ends \
                  when the VMM or vhost has the packet, before the guest's interrupt\n";
+    }
+    if vfs.iter().any(|vf| vf.cpu_per_packet_ns.is_none() && vf.cpu_per_interrupt_ns.is_some()) {
+        text += "at most: for each of the VF's interrupts, which stand for one packet or more; its driver counts no packets\n";
     }
     if let Some(softirq) = &report.softirq {
         let each = softirq.per_packet_ns.map_or_else(
@@ -319,7 +349,7 @@ mod tests {
             "vm1  vf path: guest - 0000:01:10.0 of eth0",
             "  from guest: packets not reported, bytes not reported, dropped not reported",
             "  interrupts: slot 0 2 (2 /s), slot 1 1 (1 /s)",
-            "vm2    vhost  3, 1               6.02 us       -    -               -    200 ns",
+            "vm2    tap2  vm1 0000:01:10.0  3, 1 -> 0, 0       6.02 us -> 1.01 us  - -> -  - -> none       - -> none  200 ns -> at most 40 ns",
             "lost: packet_path.followed_evicted 1",
         ] {
             assert!(text.lines().any(|l| l == line), "{line:?} is not in\n{text}");

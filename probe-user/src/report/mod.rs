@@ -10,5 +10,6 @@ pub mod html;
 pub mod json;
 pub mod markdown;
 pub mod names;
+pub mod paths;
 pub mod sentence;
 pub mod timeline;

@@ -1,6 +1,6 @@
 //! The verdict in one line.
 
-use super::{assess::Assessment, format};
+use super::{assess::Assessment, format, paths};
 use crate::stats::compare::{Compared, Estimate, MARGIN, Verdict, more_repeats};
 
 /// `better: irq_delivery p99 of vm1: 8.31 ms (baseline) -> 2.21 ms (own), ratio 0.266, 90 % interval 0.21 to 0.34, 3 and 3 runs`.
@@ -47,7 +47,8 @@ pub fn ratio(estimate: &Estimate) -> String {
     )
 }
 
-/// What qualifies a verdict, one line each: the headline's remarks, runs left out, and notes on the files.
+/// What qualifies a verdict, one line each: the headline's remarks, runs left out, guests whose packets take another path, and
+/// notes on the files.
 #[must_use]
 pub fn remarks(assessment: &Assessment<'_>) -> Vec<String> {
     let Assessment { before, after, headline, .. } = assessment;
@@ -60,6 +61,7 @@ pub fn remarks(assessment: &Assessment<'_>) -> Vec<String> {
             lines.push(format!("run {} ({}): {remark}", run.start.order, run.config()));
         }
     }
+    lines.extend(paths::changed(assessment).into_iter().map(|line| format!("another path: {line}")));
     let boots = [before, after].map(|group| group.session.host.boot_id.as_deref());
     if let [Some(one), Some(other)] = boots
         && one != other

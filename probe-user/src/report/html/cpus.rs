@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     model::{CpuId, CpuSet, topology::Topology},
-    report::assess::{Assessment, Group},
+    report::{assess::Assessment, paths::topology},
     stats::summary::to_f64,
 };
 use askama::Template;
@@ -102,10 +102,6 @@ pub(super) fn before_and_after(id: usize, assessment: &Assessment<'_>) -> Option
         drawing(format!("cpus-{side}-{id}"), title, &boxes, items)
     };
     Some(([draw("before", names[0], &b), draw("after", names[1], &a)], table))
-}
-
-fn topology<'a>(group: &Group<'a>) -> Option<&'a Topology> {
-    group.runs.iter().find_map(|run| run.start.topology.as_ref())
 }
 
 fn items(topology: &Topology, guest: Option<&str>) -> Vec<Item> {

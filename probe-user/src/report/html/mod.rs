@@ -10,6 +10,7 @@ mod cpus;
 mod distribution;
 mod facts;
 mod pair;
+mod paths;
 mod scale;
 mod table;
 mod timeline;

@@ -1,7 +1,7 @@
 //! One comparison as a chapter of the page.
 
 use super::{
-    bars, cpus, distribution,
+    bars, cpus, distribution, paths,
     scale::{LogAxis, Px, Tick},
     table::{Table, class_of, compared, figure, sign_of},
 };
@@ -201,6 +201,20 @@ fn figures(id: usize, assessment: &Assessment<'_>) -> Result<Vec<Figure>, askama
                 .to_owned(),
             drawing: drawing.render()?,
             legend: drawing.legend.clone(),
+            table,
+        });
+    }
+    if let Some((drawing, table)) = paths::ways(id, assessment) {
+        figures.push(Figure {
+            id: format!("paths-{id}"),
+            heading: "The ways of packets",
+            lead: "Hops of the host in the order in which packets take them, each as wide as its mean is long, all drawn to one \
+                   scale; behind them the mean of the whole way. bridge: until queued at the next device. qdisc: until given \
+                   to its driver. ring: until the VMM or vhost has read it. A VF has no such hop: drawn is the host's delivery \
+                   of its interrupt."
+                .to_owned(),
+            drawing: drawing.render()?,
+            legend: paths::Paths::legend(),
             table,
         });
     }

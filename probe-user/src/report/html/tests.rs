@@ -33,6 +33,7 @@ fn kinds() -> Vec<Session> {
         sample::loads(4, &[("own", 0.5, 1.24)]),
         session(5, &[("own", 1.0), ("near", 3.0)]),
         session(1, &[("own", 0.3)]),
+        with_paths(),
         hidden,
     ]
 }
@@ -157,6 +158,65 @@ fn noise_is_drawn_by_source() {
     }
     let page = page(&noisy);
     assert!(page.contains("What disturbed the guest") && page.contains("irq eth0-rx, own: "), "noise");
+}
+
+/// A session in which `vm2`'s packets were followed under both configurations, and `vm1` got a VF for a tap.
+fn with_paths() -> Session {
+    use crate::model::nic::{Nic, PathKind};
+    let mut session = session(3, &[("own", 0.3)]);
+    for run in &mut session.runs {
+        let was = run.snapshot.series.clone();
+        let tap = run.start.config == "baseline";
+        for (labels, from) in [
+            ("guest=vm2,path=vhost,netdev=tap2,direction=to_guest,hop=bridge", 0),
+            ("guest=vm2,path=vhost,netdev=tap2,direction=to_guest,hop=qdisc", 1),
+            ("guest=vm2,path=vhost,netdev=tap2,direction=to_guest,hop=ring", 2),
+            ("guest=vm2,path=vhost,netdev=tap2,direction=to_guest,hop=total", 2),
+            ("guest=vm1,path=virtio,netdev=tap1,direction=to_guest,hop=ring", 2),
+        ] {
+            if labels.contains("vm2") || tap {
+                let (probe, labels) = ("packet_path".to_owned(), sample::labels(labels));
+                run.snapshot.series.push(crate::stats::Series { probe, labels, ..was[from].clone() });
+            }
+        }
+        let vm1 = &mut run.start.topology.as_mut().unwrap().guests[0];
+        if tap {
+            run.snapshot.series.retain(|s| s.probe != "irq_delivery");
+            vm1.vfs.clear();
+            vm1.nics.push(Nic {
+                netdev: "tap1".into(),
+                ifindex: Some(7),
+                path: PathKind::Virtio,
+                card: Some("virtio-net-pci".into()),
+                queues: 1,
+                vhost: Some(false),
+                bridge: Some("br0".into()),
+                uplinks: Vec::new(),
+            });
+        }
+    }
+    session
+}
+
+#[test]
+fn packet_paths_are_drawn_hop_by_hop() {
+    let page = page(&with_paths());
+    check_nesting(&page);
+    let section = page.split("id=\"h-paths-0\"").nth(1).unwrap().split("</section>").next().unwrap();
+    for said in [
+        "vm1, to guest: virtio-net + bridge -&#62; VF",
+        "vm1, from guest: virtio-net + bridge -&#62; VF, own: no hop of the host; ",
+        ">vm2, to guest</text>",
+        ", then qdisc: mean ",
+        "<th scope=\"row\">vm2 to guest ring</th>",
+        "<th scope=\"row\">vm1 to guest interrupt</th>",
+        "(n 1200)</text>",
+    ] {
+        assert!(section.contains(said), "{said} is not in {section}");
+    }
+    // Of vm2 three on each side, of vm1 the ring before and the interrupt after.
+    assert_eq!(section.matches("<g class=\"hop hop-").count(), 8);
+    assert!(page.contains("another path: vm1: virtio-net + bridge -&#62; VF"));
 }
 
 #[test]

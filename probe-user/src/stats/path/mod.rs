@@ -2,8 +2,10 @@
 //!
 //! Pure: a snapshot and a topology in, a report out.
 
+mod gain;
 mod vf;
 
+pub use gain::{Gain, Price, VfPrice};
 pub use vf::{VfPath, VfSlot, VfTraffic};
 
 use super::{Counter, Histogram, Labels, Snapshot, Summary, to_f64};
@@ -29,6 +31,8 @@ pub struct Report {
     pub taps: Vec<TapPath>,
     /// VFs, by guest.
     pub vfs: Vec<VfPath>,
+    /// What each tap's guest would gain from a VF.
+    pub gain: Vec<Gain>,
     /// What the network softirqs took, for all interfaces of the host; `None` when that cannot be seen.
     pub softirq: Option<Softirq>,
 }
@@ -188,16 +192,20 @@ pub fn report(snapshot: &Snapshot, topology: &Topology, vfs: &BTreeMap<PciAddres
         let per_packet_ns = (polled.value > 0).then(|| both / to_f64(polled.value));
         Softirq { net_rx_ns, net_tx_ns, polled: polled.value, per_packet_ns }
     });
+    let taps: Vec<TapPath> = topology
+        .guests
+        .iter()
+        .flat_map(|guest| guest.nics.iter().map(|nic| tap(&counters, guest, nic)))
+        .collect();
+    let vfs: Vec<VfPath> =
+        topology.guests.iter().flat_map(|guest| vf::paths(&counters, guest, vfs)).collect();
     Report {
         from_ns: snapshot.from_ns,
         window_ns: snapshot.to_ns.saturating_sub(snapshot.from_ns),
         followed: seen,
-        taps: topology
-            .guests
-            .iter()
-            .flat_map(|guest| guest.nics.iter().map(|nic| tap(&counters, guest, nic)))
-            .collect(),
-        vfs: topology.guests.iter().flat_map(|guest| vf::paths(&counters, guest, vfs)).collect(),
+        gain: gain::gains(&taps, &vfs),
+        taps,
+        vfs,
         softirq,
     }
 }

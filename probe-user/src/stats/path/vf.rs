@@ -41,6 +41,17 @@ pub struct VfPath {
     pub delivery: HopTime,
     /// What the host's CPUs did for the guest.
     pub cost: Option<Cost>,
+    /// Whether the guest has no other card, so that the cost is this one's.
+    #[serde(skip)]
+    pub only_card: bool,
+}
+
+impl VfPath {
+    /// Interrupts of all its slots.
+    #[must_use]
+    pub fn raised(&self) -> u64 {
+        self.slots.iter().map(|slot| slot.raised).sum()
+    }
 }
 
 /// Interrupts of a vector slot.
@@ -90,6 +101,7 @@ pub(super) fn paths(
             slots: slots.collect(),
             delivery: hop_time("delivery".to_owned(), &all, hidden.filter(|_| !seen)),
             cost: counters.cost(&guest.name).map(|cost| cost.shared_by(packets.filter(|_| alone))),
+            only_card: alone,
         }
     };
     guest.vfs.iter().map(one).collect()

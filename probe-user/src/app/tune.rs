@@ -18,7 +18,7 @@ use crate::model::CpuSet;
 use crate::plan::{PlanError, Policy};
 use crate::session::{Config, SessionError, Writer};
 use crate::stats::Snapshot;
-use crate::workload::Echo;
+use crate::workload::{Continuous, Echo};
 use std::collections::BTreeSet;
 use tracing::warn;
 
@@ -142,7 +142,10 @@ pub async fn tune(
     }
     let interrupts = Interrupts::listen().map_err(|source| RecordError::Signals { source })?;
     let host = LiveHost::new(root.clone());
-    let mut session = Session { root, state, lock, host, echo, in_force: None, untouched: Vec::new() };
+    let continuous = request.loads.iter().find(|load| load.continuous);
+    let continuous = continuous.map(|load| Continuous::new(&load.command, echo));
+    let untouched = Vec::new();
+    let mut session = Session { root, state, lock, host, echo, in_force: None, untouched, continuous };
     let finished = earlier.map(finished).unwrap_or_default();
     for run in earlier.iter().flat_map(|earlier| &earlier.runs).filter(|run| run.unfit().is_none()) {
         let one = request.tries.iter().find(|one| one.name == run.config());
@@ -151,6 +154,9 @@ pub async fn tune(
     let result = session.runs(request, &finished, writer, &interrupts, show).await;
     // Whatever happened: the host is put back before anything is told.
     session.undo()?;
+    if let Some(continuous) = session.continuous.take() {
+        continuous.stop(record::GRACE).await.map_err(RecordError::from)?;
+    }
     result
 }
 
@@ -186,6 +192,8 @@ struct Session<'a> {
     echo: Echo,
     /// Runs of the host as it is found, with their load: what limits on a single run are changes against.
     untouched: Vec<(Option<String>, Snapshot)>,
+    /// The workload that runs through all runs, when there is one.
+    continuous: Option<Continuous>,
 }
 
 impl Session<'_> {
@@ -225,8 +233,13 @@ impl Session<'_> {
                 echo: self.echo,
             };
             let mut progress = |p: &Progress<'_>| show(Event::Progress(p));
+            let mut continuous = self.continuous.take();
             let remarks = || self.drift();
-            let ended = record::record_run(self.root, writer, &run, &remarks, &mut progress).await?;
+            let ended =
+                record::record_run(self.root, writer, &run, continuous.as_mut(), &remarks, &mut progress)
+                    .await;
+            self.continuous = continuous;
+            let ended = ended?;
             show(Event::End(&place, &ended));
             if ended.interrupted || interrupts.raised() {
                 return Err(TuneError::Interrupted);

@@ -88,6 +88,9 @@ pub struct TuningLoad {
     /// Whether it states its figures itself.
     #[serde(default, skip_serializing_if = "is_false")]
     pub stated: bool,
+    /// Whether it runs on through all runs of the session.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub continuous: bool,
     /// Time between its start and the window (ns).
     pub warm_up_ns: u64,
     /// Length of the window (ns).

@@ -13,10 +13,14 @@ pub struct Workload {
     pub exit_code: Option<i32>,
     /// The signal that ended it.
     pub signal: Option<i32>,
-    /// Whether vfprobe ended it because the run was over. Its exit status then says nothing about its success.
+    /// Whether it still ran when the run was over: vfprobe then ended it, and its exit status says nothing about its success;
+    /// a continuous one runs on, and has no exit status.
     #[serde(default)]
     pub stopped: bool,
-    /// Wall time from start to end (ns).
+    /// Whether it is to run through all runs of its session. Its figures are then those of one run.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub continuous: bool,
+    /// Wall time from start to end (ns); of a continuous one the time of the run.
     pub wall_ns: u64,
     /// What its output says.
     #[serde(default)]
@@ -27,6 +31,11 @@ pub struct Workload {
     /// The last lines of its standard error, at most 2 KiB.
     #[serde(default)]
     pub stderr: String,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// One figure of a workload.
@@ -71,16 +80,20 @@ pub enum Better {
 }
 
 impl Workload {
-    /// Whether the command ended as it should: exit code 0, or ended by vfprobe when the run was over.
+    /// Whether the command ended as it should: exit code 0, or it still ran when the run was over. A continuous one must not
+    /// end at all.
     #[must_use]
     pub fn succeeded(&self) -> bool {
-        self.stopped || self.exit_code == Some(0)
+        self.stopped || (self.exit_code == Some(0) && !self.continuous)
     }
 
     /// How it ended, in words, when it did not end as it should.
     #[must_use]
     pub fn ending(&self) -> String {
         match (self.exit_code, self.signal) {
+            (Some(code), _) if self.continuous => {
+                format!("workload ended with exit code {code}, and was to run on")
+            }
             (Some(code), _) => format!("workload failed with exit code {code}"),
             (None, Some(signal)) => format!("workload was ended by signal {signal}"),
             (None, None) => "workload failed".to_owned(),

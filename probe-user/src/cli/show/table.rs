@@ -175,6 +175,7 @@ fn workloads(runs: &[&Run], paint: Paint) -> String {
         let figures: Vec<String> =
             workload.metrics.iter().map(|m| format!("{} {}", m.name, format::metric(m))).collect();
         let figures = match figures.as_slice() {
+            [] if workload.continuous => "ran on".to_owned(),
             [] => format!("took {}", format::time(to_f64(workload.wall_ns))),
             some => some.join(", "),
         };

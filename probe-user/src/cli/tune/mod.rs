@@ -17,7 +17,7 @@ use crate::report::assess::{Assessment, Named, assess, pairs_within};
 use crate::session;
 use crate::stats::compare::{Detail, Verdict};
 use crate::stats::gate::Gate;
-use crate::workload::Echo;
+use crate::workload::{Echo, tells_runs_apart};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -74,7 +74,7 @@ pub struct Args {
     /// Make the runs that are missing in the file of a session that was cut short; all else is as it was asked for then
     #[arg(long, value_name = "FILE", conflicts_with_all = [
         "guest", "tries", "sweep", "cpus", "isolate", "repeat", "preset", "target", "duration", "warm_up", "seed",
-        "abort_if", "output", "command",
+        "abort_if", "output", "command", "workload_mode",
     ])]
     resume: Option<PathBuf>,
     #[command(flatten)]
@@ -85,9 +85,21 @@ pub struct Args {
     /// COMMAND states its figures itself, as JSON in its last line (docs/workloads.md)
     #[arg(long, requires = "command", conflicts_with = "preset")]
     workload_json: bool,
-    /// A command that makes load, started anew for each run
+    /// Whether COMMAND is started anew for each run, or once, and runs on through all of them
+    #[arg(long, value_name = "MODE", value_enum, default_value = "restart", conflicts_with = "preset")]
+    workload_mode: WorkloadMode,
+    /// A command that makes load
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
+}
+
+/// How long a workload lasts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum WorkloadMode {
+    /// Started for each run, and ended with it.
+    Restart,
+    /// Started once; one that ends fails its run and is started again.
+    Continuous,
 }
 
 /// Experiments that are built in.
@@ -116,6 +128,14 @@ pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
             (path, writer, None, request)
         }
     };
+    if let Some(load) = request.loads.iter().find(|load| load.continuous)
+        && !globals.quiet
+        && !tells_runs_apart(&load.command)
+    {
+        eprintln!(
+            "note: the workload runs on, and what it prints cannot be told apart by runs: no figures of it"
+        );
+    }
     let echo = if globals.verbose > 0 { Echo::ToStderr } else { Echo::No };
     let mut screen = Screen::new(globals);
     let mut show = |event: Event<'_>| screen.show(&event);

@@ -1,5 +1,6 @@
 //! What a workload yielded: how it ended, how long it took, and the figures its output holds.
 
+use crate::stats::gate::{Figure, Measure};
 use serde::{Deserialize, Serialize};
 
 /// A finished workload.
@@ -79,7 +80,31 @@ pub enum Better {
     Neither,
 }
 
+impl Unit {
+    /// What figures in it measure, for conditions on them.
+    #[must_use]
+    pub fn measure(self) -> Measure {
+        match self {
+            Self::Nanoseconds => Measure::Time,
+            Self::BitsPerSecond => Measure::BitRate,
+            Self::Share => Measure::Share,
+            Self::Other => Measure::Number,
+        }
+    }
+}
+
 impl Workload {
+    /// Its figures, for conditions on them.
+    #[must_use]
+    pub fn figures(&self) -> Vec<Figure<f64>> {
+        let Some(tool) = &self.tool else { return Vec::new() };
+        let figure = |metric: &Metric| {
+            let (name, measure) = (metric.name.clone(), metric.unit.measure());
+            Figure { tool: tool.clone(), load: None, name, measure, value: metric.value }
+        };
+        self.metrics.iter().map(figure).collect()
+    }
+
     /// Whether the command ended as it should: exit code 0, or it still ran when the run was over. A continuous one must not
     /// end at all.
     #[must_use]

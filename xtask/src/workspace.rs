@@ -23,9 +23,11 @@ pub(crate) struct Workspace {
 }
 
 impl Workspace {
-    /// Finds the folders from the place xtask was built in and from the environment.
+    /// Finds the folders from the environment: `cargo xtask` runs it for the checkout it is called in, which need not be the
+    /// one it was built in when build folders are copied. Started without cargo, it is for the latter.
     pub(crate) fn locate() -> Result<Self> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        let own = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+        let root = Path::new(&own)
             .parent()
             .context("xtask has no parent folder: build it inside the repository")?
             .to_path_buf();

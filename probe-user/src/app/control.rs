@@ -2,13 +2,15 @@
 
 use crate::apply::Host as _;
 use crate::apply::{
-    self, Applied, ApplyError, InForce, LiveHost, Options, RollbackError, RollbackOptions, RollbackReport,
-    StateDir, StateError, TargetError, verify,
+    self, Applied, ApplyError, InForce, LiveHost, Options, Reality, RollbackError, RollbackOptions,
+    RollbackReport, StateDir, StateError, TargetError, verify,
 };
 use crate::host::{HostRoot, read_host_threads, read_knobs, read_owners, read_topology, read_virtual_apic};
+use crate::model::Value;
+use crate::model::owners::Owner;
 use crate::model::topology::Topology;
 use crate::plan::journal::{Journal, Standing};
-use crate::plan::{Facts, Isolate, Plan, PlanError, Policy, plan, plan_again};
+use crate::plan::{Facts, Isolate, Plan, PlanError, Policy, Target, plan, plan_again, writer_of};
 use std::collections::BTreeSet;
 use tracing::{debug, warn};
 
@@ -165,4 +167,43 @@ pub fn in_force(root: &HostRoot, state: &StateDir) -> Result<Option<InForce>, St
     let host = LiveHost::new(root.clone());
     let boot_id = host.boot_id()?;
     Ok(verify(&host, &state.load()?, &boot_id))
+}
+
+/// The same, with who has written what is not as asked.
+///
+/// # Errors
+/// [`StatusError`] when the journal or the host cannot be read.
+pub fn status(root: &HostRoot, state: &StateDir) -> Result<Option<InForce>, StatusError> {
+    let mut found = in_force(root, state)?;
+    let checks = found.iter_mut().flat_map(|found| &mut found.checks);
+    let drifted: Vec<_> = checks.filter(|check| matches!(check.reality, Reality::Drifted { .. })).collect();
+    let mut writers = None;
+    for check in drifted {
+        let Reality::Drifted { found } = &check.reality else { continue };
+        let writers = writers.get_or_insert_with(|| Writers::read(root));
+        check.owner = Some(writers.of(&check.target, &check.asked, found));
+    }
+    Ok(found)
+}
+
+/// Who may have written settings: all that runs here and does so.
+pub(super) struct Writers {
+    owners: crate::model::owners::Owners,
+    topology: Topology,
+}
+
+impl Writers {
+    pub(super) fn read(root: &HostRoot) -> Self {
+        let topology = read_topology(root);
+        let (owners, problems) = read_owners(root, &topology.guests);
+        for problem in problems {
+            debug!("not read: {problem}");
+        }
+        Self { owners, topology }
+    }
+
+    /// Who has set a target to what is found.
+    pub(super) fn of(&self, target: &Target, asked: &Value, found: &Value) -> Owner {
+        writer_of(target, asked, found, &self.owners, &self.topology.online())
+    }
 }

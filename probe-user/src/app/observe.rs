@@ -72,6 +72,14 @@ impl Observer {
         self.loaded.reports()
     }
 
+    /// Everything that the attached probes would count as lost: probe and cause.
+    pub fn losses(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        let runs = |probe: &str| {
+            self.reports().iter().any(|r| r.probe == probe && matches!(r.verdict, Verdict::Ready { .. }))
+        };
+        Loaded::losses().filter(move |(probe, _)| runs(probe))
+    }
+
     /// How long and how often a probe's programs have run, where the kernel counts that.
     #[must_use]
     pub fn cost(&self, report: &ProbeReport) -> Option<(Duration, u64)> {

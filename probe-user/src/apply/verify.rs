@@ -2,6 +2,7 @@
 
 use super::error::one_line;
 use super::host::{Host, Observed, Seen};
+use crate::model::owners::Owner;
 use crate::model::{CpuSet, Value};
 use crate::plan::journal::{Begin, Journal, Standing};
 use crate::plan::{Need, Target};
@@ -22,6 +23,25 @@ pub struct InForce {
     pub settled: bool,
     /// Each target with what is asked and what is found.
     pub checks: Vec<Check>,
+    /// What was asked for and passed over, as the configuration is in force without it.
+    pub left: Vec<Left>,
+}
+
+/// A target that is there and was left as it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Left {
+    /// The target.
+    pub target: Target,
+    /// What was asked.
+    pub asked: Value,
+    /// What is found.
+    pub found: Value,
+    /// Of an interrupt: where it goes.
+    pub effective: Option<CpuSet>,
+    /// Who says where it goes.
+    pub owner: Owner,
+    /// Why it was left.
+    pub why: String,
 }
 
 /// One target.
@@ -36,6 +56,8 @@ pub struct Check {
     pub reality: Reality,
     /// Whether the configuration is not in force unless this holds.
     pub need: Need,
+    /// Who has written what is found; `None` where nothing is, or it cannot be read.
+    pub owner: Option<Owner>,
 }
 
 /// What is found in a target's place.
@@ -107,6 +129,7 @@ pub fn verify(host: &dyn Host, journal: &Journal, boot_id: &str) -> Option<InFor
         since: last.begin.unix_time,
         settled: journal.is_settled(),
         checks: journal.standing().iter().map(|standing| check(host, standing)).collect(),
+        left: left(host, journal),
     })
 }
 
@@ -135,5 +158,29 @@ fn check(host: &dyn Host, standing: &Standing) -> Check {
             effective => Reality::AsAsked { effective },
         },
     };
-    Check { target: standing.target.clone(), asked: asked.clone(), reality, need: standing.need }
+    let owner = match &reality {
+        Reality::AsAsked { .. } | Reality::Pending { .. } => Some(Owner::Vfprobe),
+        // Who it was is told from what else runs here, which is not looked for at every look.
+        Reality::Drifted { .. } => Some(Owner::Unknown),
+        Reality::Gone | Reality::Unreadable { .. } => None,
+    };
+    Check { target: standing.target.clone(), asked: asked.clone(), reality, need: standing.need, owner }
+}
+
+/// What was passed over and still is another way than was asked.
+fn left(host: &dyn Host, journal: &Journal) -> Vec<Left> {
+    let found = journal.passed_over().into_iter().filter_map(|(step, why, immovable)| {
+        let Ok(Seen::Here(Observed { value, effective, .. })) = host.observe(&step.target) else {
+            return None;
+        };
+        (!host.same(&step.target, &step.new, &value)).then(|| Left {
+            target: step.target.clone(),
+            asked: step.new.clone(),
+            found: value,
+            effective,
+            owner: if immovable { Owner::KernelManaged } else { Owner::Unknown },
+            why: why.to_owned(),
+        })
+    });
+    found.collect()
 }

@@ -2,8 +2,9 @@
 
 use super::{Exit, Failure, Globals, print};
 use crate::app::control;
-use crate::apply::{Check, InForce, Reality, StateDir};
+use crate::apply::{Check, InForce, Left, Reality, StateDir};
 use crate::host::HostRoot;
+use crate::model::owners::Owner;
 use serde::Serialize;
 use std::fmt::Write as _;
 
@@ -38,7 +39,7 @@ pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
 }
 
 pub(super) fn show(globals: &Globals, args: &Args, lists: Lists) -> Result<Exit, Failure> {
-    let found = control::in_force(&HostRoot::live(), &StateDir::new(globals.state_dir()));
+    let found = control::status(&HostRoot::live(), &StateDir::new(globals.state_dir()));
     let in_force = found.map_err(Failure::cannot_run)?;
     let holds = in_force.as_ref().is_none_or(InForce::holds);
     let text = if args.json {
@@ -55,40 +56,68 @@ fn to_json(in_force: Option<&InForce>) -> Result<String, Failure> {
     Ok(serde_json::to_string_pretty(&report).map_err(Failure::cannot_run)? + "\n")
 }
 
+const HEAD: [&str; 5] = ["setting", "asked", "effective", "owner", "drift"];
+
 fn to_text(in_force: &InForce, lists: Lists) -> String {
-    let InForce { configs, guests, guarded, since: _, settled, checks } = in_force;
+    let InForce { configs, guests, guarded, since: _, settled, checks, left } = in_force;
     let mut text = format!("{} for {}, guarded CPUs {guarded}\n", configs.join(" + "), guests.join(", "));
-    let rows: Vec<[String; 3]> = checks
-        .iter()
-        .filter(|check| lists == Lists::All || check.is_drift())
-        .map(|check| [check.target.to_string(), check.asked.to_string(), found(check)])
-        .collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let (target, asked) = (width(0), width(1));
-    for row in &rows {
-        let _ = writeln!(text, "  {:<target$}  asked {:<asked$}  {}", row[0], row[1], row[2]);
+    let listed = checks.iter().filter(|check| lists == Lists::All || check.is_drift());
+    let mut rows: Vec<[String; 5]> = listed.map(row).collect();
+    if lists == Lists::All {
+        rows.extend(left.iter().map(left_row));
     }
-    let drifted = checks.iter().filter(|check| check.is_drift()).count();
+    if !rows.is_empty() {
+        rows.insert(0, HEAD.map(str::to_owned));
+    }
+    let widths: [usize; 4] =
+        std::array::from_fn(|at| rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0));
+    for row in &rows {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("  {cell:<width$}"));
+        let _ = writeln!(text, "{}  {}", cells.collect::<String>(), row[4]);
+    }
     if !settled {
         text.push_str("a change was cut short: run `vfprobe rollback`\n");
     }
-    let _ = match drifted {
-        0 => writeln!(text, "{} settings, all as asked", checks.len()),
-        n => writeln!(text, "{} settings, {n} not as asked", checks.len()),
+    let _ = match checks.iter().filter(|check| check.is_drift()).count() {
+        0 => write!(text, "{} settings, all as asked", checks.len()),
+        n => write!(text, "{} settings, {n} not as asked", checks.len()),
     };
+    if !left.is_empty() {
+        let _ = write!(text, "; {} left as they were", left.len());
+    }
+    text.push('\n');
     text
 }
 
-fn found(check: &Check) -> String {
-    match &check.reality {
-        Reality::AsAsked { effective: None } => "as asked".to_owned(),
-        Reality::AsAsked { effective: Some(effective) } => format!("as asked, fires on {effective}"),
-        Reality::Pending { effective } => format!("pending, fires on {effective} until the next time"),
-        Reality::Drifted { found } => format!("DRIFT: {found}, set by somebody else"),
-        Reality::Gone if check.is_drift() => "DRIFT: gone".to_owned(),
-        Reality::Gone => "gone".to_owned(),
-        Reality::Unreadable { error } => format!("DRIFT: cannot be read: {error}"),
-    }
+/// A setting in the columns of [`HEAD`].
+fn row(check: &Check) -> [String; 5] {
+    let Check { target, asked, reality, need: _, owner } = check;
+    let (effective, drift) = match reality {
+        Reality::AsAsked { effective: None } => (asked.to_string(), "no".to_owned()),
+        Reality::AsAsked { effective: Some(effective) } => (effective.to_string(), "no".to_owned()),
+        Reality::Pending { effective } => {
+            (effective.to_string(), "no: pending, it moves when it fires next".to_owned())
+        }
+        Reality::Drifted { found } => {
+            let who = match owner {
+                None | Some(Owner::Unknown) => "somebody else".to_owned(),
+                Some(owner) => owner.to_string(),
+            };
+            (found.to_string(), format!("DRIFT: {found}, set by {who}"))
+        }
+        Reality::Gone if check.is_drift() => ("-".to_owned(), "DRIFT: gone".to_owned()),
+        Reality::Gone => ("-".to_owned(), "no: gone, and with it what was set".to_owned()),
+        Reality::Unreadable { error } => ("?".to_owned(), format!("DRIFT: cannot be read: {error}")),
+    };
+    let owner = owner.map_or_else(|| "-".to_owned(), |owner| owner.to_string());
+    [target.to_string(), asked.to_string(), effective, owner, drift]
+}
+
+/// A setting that was left as it was.
+fn left_row(left: &Left) -> [String; 5] {
+    let Left { target, asked, found, effective, owner, why } = left;
+    let effective = effective.as_ref().map_or_else(|| found.to_string(), ToString::to_string);
+    [target.to_string(), asked.to_string(), effective, owner.to_string(), format!("left at {found}: {why}")]
 }
 
 #[cfg(test)]
@@ -110,7 +139,9 @@ mod tests {
             Reality::Unreadable { error: "cannot read /proc/257/task/257/stat".to_owned() },
         ];
         let checks = example["in_force"]["checks"].as_array().unwrap().iter().zip(realities);
-        let checks = checks.map(|(check, reality)| Check {
+        let owners = [Some(Owner::Vfprobe), Some(Owner::Vfprobe), Some(Owner::Unknown), None, None];
+        let checks = checks.zip(owners).map(|((check, reality), owner)| Check {
+            owner,
             target: serde_json::from_value(check["target"].clone()).unwrap(),
             asked: serde_json::from_value(check["asked"].clone()).unwrap(),
             reality,
@@ -123,11 +154,19 @@ mod tests {
             since: 1_767_225_600,
             settled: true,
             checks: checks.collect(),
+            left: vec![Left {
+                target: serde_json::from_value(example["in_force"]["left"][0]["target"].clone()).unwrap(),
+                asked: cpus("0-1").into(),
+                found: cpus("2").into(),
+                effective: Some(cpus("2")),
+                owner: Owner::KernelManaged,
+                why: example["in_force"]["left"][0]["why"].as_str().unwrap().to_owned(),
+            }],
         };
         let printed: serde_json::Value = serde_json::from_str(&to_json(Some(&in_force)).unwrap()).unwrap();
         assert_eq!(printed, example);
         let of = |pointer: &str| example.pointer(pointer).unwrap().as_object().unwrap().keys().cloned();
-        let all = of("").chain(of("/in_force")).chain(of("/in_force/checks/0"));
+        let all = of("").chain(of("/in_force")).chain(of("/in_force/checks/0")).chain(of("/in_force/left/0"));
         for field in all.chain(in_force.checks.iter().map(printed_state)) {
             assert!(text.contains(&format!("`{field}`")), "{field} is not explained");
         }
@@ -140,8 +179,14 @@ mod tests {
     #[test]
     fn tables() {
         let cpus = |list: &str| list.parse::<CpuSet>().unwrap();
-        let check =
-            |reality, need| Check { target: Target::DefaultAffinity, asked: cpus("2").into(), reality, need };
+        let check = |reality, need, owner| Check {
+            target: Target::DefaultAffinity,
+            asked: cpus("2").into(),
+            reality,
+            need,
+            owner,
+        };
+        let own = Some(Owner::Vfprobe);
         let mut in_force = InForce {
             configs: vec!["own".to_owned()],
             guests: vec!["vm1".to_owned()],
@@ -149,22 +194,44 @@ mod tests {
             since: 0,
             settled: true,
             checks: vec![
-                check(Reality::AsAsked { effective: Some(cpus("2")) }, Need::Required),
-                check(Reality::Gone, Need::WhilePresent),
+                check(Reality::AsAsked { effective: Some(cpus("2")) }, Need::Required, own),
+                check(Reality::Gone, Need::WhilePresent, None),
             ],
+            left: vec![],
         };
         assert!(in_force.holds());
         assert_eq!(
             to_text(&in_force, Lists::All),
-            "own for vm1, guarded CPUs 2\n  default mask of new interrupts  asked 2  as asked, fires on 2\n  \
-             default mask of new interrupts  asked 2  gone\n2 settings, all as asked\n"
+            "own for vm1, guarded CPUs 2\n  \
+             setting                         asked  effective  owner    drift\n  \
+             default mask of new interrupts  2      2          vfprobe  no\n  \
+             default mask of new interrupts  2      -          -        no: gone, and with it what was set\n\
+             2 settings, all as asked\n"
         );
-        in_force.checks.push(check(Reality::Drifted { found: cpus("1").into() }, Need::Required));
-        assert!(!in_force.holds());
         assert_eq!(
             to_text(&in_force, Lists::Drift),
-            "own for vm1, guarded CPUs 2\n  default mask of new interrupts  asked 2  DRIFT: 1, set by somebody else\n\
-             3 settings, 1 not as asked\n"
+            "own for vm1, guarded CPUs 2\n2 settings, all as asked\n"
         );
+        let drifted = |owner| check(Reality::Drifted { found: cpus("1").into() }, Need::Required, owner);
+        in_force.checks = vec![drifted(Some(Owner::Unknown)), drifted(Some(Owner::Irqbalance))];
+        in_force.left = vec![Left {
+            target: Target::DefaultAffinity,
+            asked: cpus("0").into(),
+            found: cpus("2-3").into(),
+            effective: Some(cpus("3")),
+            owner: Owner::KernelManaged,
+            why: "refused".to_owned(),
+        }];
+        assert!(!in_force.holds());
+        assert_eq!(
+            to_text(&in_force, Lists::All),
+            "own for vm1, guarded CPUs 2\n  \
+             setting                         asked  effective  owner       drift\n  \
+             default mask of new interrupts  2      1          unknown     DRIFT: 1, set by somebody else\n  \
+             default mask of new interrupts  2      1          irqbalance  DRIFT: 1, set by irqbalance\n  \
+             default mask of new interrupts  0      3          the kernel  left at 2-3: refused\n\
+             2 settings, 2 not as asked; 1 left as they were\n"
+        );
+        assert!(!to_text(&in_force, Lists::Drift).contains("left at"));
     }
 }

@@ -5,15 +5,17 @@ use super::{
     nic_options::parse_taps,
     nics::{NetFile, parse_net_path, read_nics},
     process::{read_start_time, read_thread},
-    reader::{Reader, is_gone, list},
+    qmp::sockets,
+    reader::{Reader, is_gone},
+    vcpus::{Process, Split, split_threads},
     vfio::{VfioFile, parse_vfio_path},
-    vmm::{Identity, identify, parse_cmdline, vcpu_index},
+    vmm::{Identity, identify, parse_cmdline},
 };
 use crate::model::{
-    Pid, Tid, VcpuId,
-    topology::{Guest, Thread, Vcpu, Vmm},
+    Pid, Tid,
+    topology::{Guest, Vmm},
 };
-use std::{collections::BTreeMap, fs, io, path::Path};
+use std::{fs, io, path::Path};
 
 /// A guest and the vfio files through which it owns devices.
 #[derive(Debug)]
@@ -127,56 +129,26 @@ fn read_guest(reader: &mut Reader<'_>, pid: Pid, files: &OpenFiles) -> Result<Op
     }
     // A thread that could not be read may have been the one that is missed.
     let all_read = threads.len() == tids.len();
-    let (vcpus, threads) = split_threads(reader, pid, threads);
+    let monitors = if vmm == Vmm::Qemu { sockets(&args) } else { Vec::new() };
+    let Split { vcpus, threads, unasked } =
+        split_threads(reader, &Process { pid, vcpus: files.vcpus, monitors: &monitors }, threads);
+    let monitor = unasked.map_or_else(String::new, |why| format!("; {why}"));
     if all_read && vcpus.len() < files.vcpus {
         reader.problems.push(format!(
             "guest {name} (pid {pid}): {} of its {} vCPU threads are not known by name, nor by debugfs \
-             kvm/{pid}-*/vcpu*/pid (root, kernel 6.1 or later); start QEMU with -name {name},debug-threads=on",
+             kvm/{pid}-*/vcpu*/pid (root, kernel 6.1 or later){monitor}; start QEMU with -name {name},debug-threads=on",
             files.vcpus - vcpus.len(),
             files.vcpus
+        ));
+    } else if !monitor.is_empty() {
+        reader.problems.push(format!(
+            "guest {name} (pid {pid}): its vCPUs are numbered as KVM does, by APIC id, and not as QEMU does{monitor}; \
+             start QEMU with -name {name},debug-threads=on"
         ));
     }
     let taps = if vmm == Vmm::Qemu { parse_taps(&args) } else { Vec::new() };
     let nics = read_nics(reader, pid.0, &files.net, &taps);
     Ok(Some(Guest { name, uuid, pid, start_time, vmm, libvirt, vcpus, threads, vfs: Vec::new(), nics }))
-}
-
-/// Tells vCPU threads from the others: by name, else by what KVM says in debugfs.
-fn split_threads(reader: &mut Reader<'_>, pid: Pid, threads: Vec<Thread>) -> (Vec<Vcpu>, Vec<Thread>) {
-    let mut by_tid: BTreeMap<Tid, u32> =
-        threads.iter().filter_map(|t| Some((t.tid, vcpu_index(&t.comm)?))).collect();
-    if by_tid.is_empty() {
-        by_tid = vcpus_of_debugfs(reader, pid, &threads);
-    }
-    let (vcpus, others): (Vec<_>, Vec<_>) = threads.into_iter().partition(|t| by_tid.contains_key(&t.tid));
-    let mut vcpus: Vec<Vcpu> = vcpus
-        .into_iter()
-        .filter_map(|thread| Some(Vcpu { index: VcpuId(*by_tid.get(&thread.tid)?), thread }))
-        .collect();
-    vcpus.sort_by_key(|vcpu| vcpu.index);
-    (vcpus, others)
-}
-
-/// `kvm/<pid>-<fd>/vcpuN/pid`, where `<pid>` is the thread that made the virtual machine (virt/kvm/kvm_main.c,
-/// `kvm_create_vm_debugfs`) and the file exists from 6.1 on. N is KVM's vcpu_id.
-fn vcpus_of_debugfs(reader: &mut Reader<'_>, pid: Pid, threads: &[Thread]) -> BTreeMap<Tid, u32> {
-    let kvm = reader.sys("kernel/debug/kvm");
-    let mut found = BTreeMap::new();
-    // Without root debugfs cannot be listed; the missing vCPUs are reported by the caller.
-    for name in list(&kvm).unwrap_or_default() {
-        let maker = name.split_once('-').and_then(|(maker, _)| maker.parse::<u32>().ok());
-        if !maker.is_some_and(|m| m == pid.0 || threads.iter().any(|t| t.tid.0 == m)) {
-            continue;
-        }
-        let vm = kvm.join(&name);
-        for index in reader.numbered(&vm, "vcpu") {
-            let path = vm.join(format!("vcpu{index}/pid"));
-            if let Some(tid) = reader.value(&path, "a thread id", |text| text.parse().ok()) {
-                found.insert(Tid(tid), index);
-            }
-        }
-    }
-    found
 }
 
 /// Up to 6.1, and again in some later stable kernels, vhost workers are kernel threads called `vhost-<pid>`; the PIT

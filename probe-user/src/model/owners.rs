@@ -2,7 +2,40 @@
 //! by which managers of guests say where threads may run.
 
 use super::{CpuSet, IrqNumber, Pid, Tid, Value};
+use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+/// Who has written what a setting is now, as far as the host shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Owner {
+    /// vfprobe: it is what its journal says.
+    Vfprobe,
+    /// irqbalance: it runs, and was not told to leave this interrupt alone.
+    Irqbalance,
+    /// libvirt: the CPUs are those of the control group that it keeps for this thread.
+    Libvirt,
+    /// The kubelet: the CPUs are those that it gave the pod.
+    Kubelet,
+    /// The kernel: it places this interrupt itself, or none of the CPUs asked for is online.
+    KernelManaged,
+    /// Somebody of whom there is no trace.
+    Unknown,
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Vfprobe => "vfprobe",
+            Self::Irqbalance => "irqbalance",
+            Self::Libvirt => "libvirt",
+            Self::Kubelet => "the kubelet",
+            Self::KernelManaged => "the kernel",
+            Self::Unknown => "unknown",
+        })
+    }
+}
 
 /// Who else sets such things here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,17 +89,33 @@ pub struct Cpuset {
 }
 
 impl Cpuset {
+    /// Whose control group it is, by its path.
+    #[must_use]
+    pub fn owner(&self) -> Owner {
+        if self.group.contains("kubepods") {
+            Owner::Kubelet
+        } else if self.group.contains("machine-qemu") || self.group.contains("libvirt") {
+            Owner::Libvirt
+        } else {
+            Owner::Unknown
+        }
+    }
+
     /// Whose control group it is, and how the limit is changed there.
     #[must_use]
     pub fn remedy(&self) -> &'static str {
-        if self.group.contains("kubepods") {
-            "the kubelet gave the pod these CPUs; give the vCPUs CPUs among them, or leave them (cpus = \"keep\")"
-        } else if self.group.contains("machine-qemu") || self.group.contains("/libvirt") {
-            "libvirt set that; leave the vCPUs where they are (cpus = \"keep\"), or change it there (virsh vcpupin, \
-             virsh emulatorpin)"
-        } else {
-            "whoever manages that group set it; choose CPUs among these, or have it changed there (AllowedCPUs= of a \
-             systemd unit)"
+        match self.owner() {
+            Owner::Kubelet => {
+                "the kubelet gave the pod these CPUs; give the vCPUs CPUs among them, or leave them (cpus = \"keep\")"
+            }
+            Owner::Libvirt => {
+                "libvirt set that; leave the vCPUs where they are (cpus = \"keep\"), or change it there (virsh \
+                 vcpupin, virsh emulatorpin)"
+            }
+            Owner::Vfprobe | Owner::Irqbalance | Owner::KernelManaged | Owner::Unknown => {
+                "whoever manages that group set it; choose CPUs among these, or have it changed there (AllowedCPUs= \
+                 of a systemd unit)"
+            }
         }
     }
 }

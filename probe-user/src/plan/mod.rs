@@ -23,6 +23,7 @@ pub mod sweep;
 #[cfg(test)]
 pub(crate) mod testing;
 mod vectors;
+mod writer;
 
 pub use error::PlanError;
 pub use knobs::FoundKnobs;
@@ -34,3 +35,4 @@ pub use policy::{
 pub use policy_file::{PolicyError, guest_policy_text, line_of, parse_policy};
 pub use renew::plan_again;
 pub use step::{IrqTarget, Need, PLAN_SCHEMA, Plan, Role, Step, Target, TargetKey, ThreadTarget, VectorName};
+pub use writer::writer_of;

@@ -171,13 +171,14 @@ impl Group {
             let boot = self.boot(lab, kernel, share, progress)?;
             match boot.trouble {
                 Some(trouble) if !boot.tally.failed.is_empty() && attempt < ATTEMPTS => {
-                    for failed in &boot.tally.failed {
-                        progress(&format!("not counted: {failed}"));
-                    }
-                    progress(&format!(
-                        "{kernel}: {}: the emulated machine broke down, once more: {trouble}",
-                        self.name
-                    ));
+                    // On the terminal too: a machine that breaks down every time is worth a look.
+                    let mut say = |line: String| {
+                        eprintln!("lab: {line}");
+                        progress(&line);
+                    };
+                    let name = &self.name;
+                    boot.tally.failed.iter().for_each(|failed| say(format!("not counted: {failed}")));
+                    say(format!("{kernel}: {name}: the emulated machine broke down, once more: {trouble}"));
                 }
                 _ => return Ok(boot.tally),
             }

@@ -9,13 +9,14 @@ mod destinations;
 mod strikes;
 mod watch;
 
-use super::control::plan_on;
+use super::control::{Writers, plan_on};
 use super::privileges;
 use crate::apply::{
     self, Applied, ApplyError, Host as _, InForce, LiveHost, Options, RollbackError, RollbackOptions,
     StateDir, StateError, StateLock, TargetError,
 };
 use crate::host::{HostRoot, read_topology};
+use crate::model::owners::Owner;
 use crate::model::topology::Topology;
 use crate::plan::named::is_present;
 use crate::plan::policy::OnStop;
@@ -287,16 +288,22 @@ impl Reconciler {
         let Some(mut plan) = self.plan()? else {
             return if found.is_some() { self.undo("no guest of the policy is running") } else { Ok(()) };
         };
+        let mut writers = None;
         for standing in self.state.load()?.standing() {
             let key = standing.target.key();
             // A step that leads to what is asked already corrects what somebody else has set.
             let step = plan.steps.iter().find(|s| s.target.key() == key && s.new == *standing.asked());
             let Some(step) = step.filter(|_| !self.strikes.is_released(&key)) else { continue };
-            warn!("{}: somebody else set it to {}, not {}", step.target, step.now, step.new);
+            let writers = writers.get_or_insert_with(|| Writers::read(&self.root));
+            let who = match writers.of(&step.target, &step.new, &step.now) {
+                Owner::Unknown => "somebody else".to_owned(),
+                known => known.to_string(),
+            };
+            warn!("{}: {who} set it to {}, not {}", step.target, step.now, step.new);
             let limit = self.policy.limits.strikes;
             if self.strikes.strike(&key, now, limit) {
                 error!(
-                    "{}: changed by somebody else {limit} times within {} minutes: vfprobe lets it go and leaves it \
+                    "{}: changed by {who} {limit} times within {} minutes: vfprobe lets it go and leaves it \
                      at {}; find out who sets it (irqbalance, tuned, a script), then send SIGHUP",
                     step.target,
                     MEMORY.as_secs() / 60,

@@ -152,12 +152,17 @@ impl Now {
         Ok(snapshot)
     }
 
-    /// The figures, each under the configuration it was counted under.
+    /// The figures, each under the configuration it was counted under. What a probe counts as lost is told from the
+    /// start, with 0: a rate sees growth only from a value that was there.
     fn labelled(&mut self) -> Result<Snapshot, SourceError> {
         match self.read() {
             Ok(snapshot) => {
                 self.broken = None;
-                Ok(self.ledger.label(snapshot))
+                let mut snapshot = self.ledger.label(snapshot);
+                for (probe, cause) in self.observer.losses() {
+                    snapshot.lost.entry(format!("{probe}.{cause}")).or_default();
+                }
+                Ok(snapshot)
             }
             Err(error) => {
                 self.broken = Some(error.to_string());

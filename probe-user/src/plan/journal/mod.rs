@@ -226,6 +226,22 @@ impl Journal {
         standing::merge(self.open().next_back().into_iter().flat_map(|t| &t.entries))
     }
 
+    /// Steps that were not carried out: the last of each target, without those that were since; with the reason, and
+    /// whether the kernel refuses to move the target at all.
+    #[must_use]
+    pub fn passed_over(&self) -> Vec<(&Step, &str, bool)> {
+        let mut last: Vec<&Entry> = Vec::new();
+        for entry in self.open().flat_map(|t| &t.entries) {
+            last.retain(|before| before.step.target.key() != entry.step.target.key());
+            last.push(entry);
+        }
+        let skipped = last.into_iter().filter_map(|entry| match &entry.state {
+            EntryState::Skipped { why, immovable } => Some((&entry.step, why.as_str(), *immovable)),
+            _ => None,
+        });
+        skipped.collect()
+    }
+
     /// Targets that the kernel refused to move.
     pub fn immovable(&self) -> impl Iterator<Item = TargetKey> + '_ {
         self.open()

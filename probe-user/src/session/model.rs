@@ -212,7 +212,18 @@ impl Verdict {
     }
 }
 
+/// Changes of a configuration that are listed without being asked.
+const CHANGES_SHOWN: usize = 8;
+
 impl Run {
+    /// What was changed for its configuration: a long list apart from its last lines. The guest's own vCPUs and vectors come
+    /// last in a plan and tell most; what comes before keeps others off its CPUs.
+    #[must_use]
+    pub fn changes(&self) -> (&[String], &[String]) {
+        let all = self.start.changes.as_slice();
+        all.split_at(all.len().saturating_sub(CHANGES_SHOWN))
+    }
+
     /// Name of its configuration.
     #[must_use]
     pub fn config(&self) -> &str {

@@ -87,7 +87,11 @@ struct MadeUp {
 
 impl Source for MadeUp {
     fn snapshot(&self) -> Result<Snapshot, SourceError> {
-        Ok(self.ledger.label(self.snapshot.clone()))
+        let mut read = self.snapshot.clone();
+        // Copies share their buckets until they are changed; what is read of a map is new.
+        let none = Histogram::default();
+        read.series.iter_mut().for_each(|series| series.histogram.merge(&none));
+        Ok(self.ledger.label(read))
     }
 
     fn status(&self) -> Status {
@@ -115,8 +119,10 @@ fn histogram() -> Histogram {
 }
 
 fn series(probe: &str, pairs: &[(&str, &str)], histogram: &Histogram) -> Series {
-    let observable = Observability::Yes;
-    Series { probe: probe.to_owned(), labels: labels(pairs), observable, histogram: histogram.clone() }
+    let mut histogram = histogram.clone();
+    // With buckets of its own, as that of a reading.
+    histogram.record(1000);
+    Series { probe: probe.to_owned(), labels: labels(pairs), observable: Observability::Yes, histogram }
 }
 
 fn counter(probe: &str, name: &str, pairs: &[(&str, &str)]) -> Counter {

@@ -55,6 +55,10 @@ first=$(raised one)
 [[ $first == absent ]] && first=0
 between raised $((p2 - p1)) $(($(raised two) - first)) $((p3 - p0))
 delivery=('guest="vm1"' 'stage="delivery"')
+# A loss that has not happened is told with 0: a rate sees growth only from a value that was there.
+for probe in irq_delivery vm_exit vcpu_sched cpu_noise; do
+  check "losses-are-told/$probe" test "$(value one vfprobe_lost_total "probe=\"$probe\"")" != absent
+done
 equal every-delivery-in-the-histogram "$(value two vfprobe_irq_delivery_delivered_total 'guest="vm1"')" \
   "$(value two vfprobe_irq_delivery_seconds_count "${delivery[@]}")"
 equal last-bucket-is-the-count "$(value two vfprobe_irq_delivery_seconds_count "${delivery[@]}")" \

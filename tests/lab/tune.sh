@@ -2,6 +2,7 @@
 # host is as it was.
 # lab: limit=900
 # lab: kernels=6.12
+# lab: scipy=yes
 . /lab/support/lab.sh
 set -u
 IP=192.168.0.101
@@ -63,3 +64,12 @@ check killed-rollback vfprobe rollback
 as_before killed-undone
 
 load_down
+
+# What others evaluate.
+for file in /out/own*.vfprobe /out/again*.vfprobe; do
+  name=${file%.vfprobe}
+  vfprobe show "$file" --csv >"$name.csv"
+  vfprobe show "$file" --json >"$name.json"
+  # A verdict of worse is an answer, too.
+  vfprobe compare "$file" --json >"$name.compared.json" || { code=$?; ((code == 1)) || fail export "$file: exit $code"; }
+done

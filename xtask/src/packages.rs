@@ -1,7 +1,7 @@
 //! Programs this machine must have: found on PATH, else installed by apt-get when root, else named with the exact
 //! command. Knows no command of xtask.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
@@ -18,13 +18,33 @@ pub(crate) struct Program {
 pub(crate) fn ensure(programs: &[Program]) -> Result<()> {
     let missing: Vec<Program> =
         programs.iter().copied().filter(|program| find_on_path(program.name).is_none()).collect();
+    install(&missing)
+}
+
+/// Debian's Python, whose modules are Debian packages; another one that comes first on PATH does not see them.
+pub(crate) const PYTHON: &str = "/usr/bin/python3";
+/// SciPy for [`PYTHON`].
+const SCIPY: Program = Program { name: "SciPy", package: "python3-scipy" };
+
+/// Makes sure that [`PYTHON`] has SciPy.
+pub(crate) fn ensure_scipy() -> Result<()> {
+    let mut import = Command::new(PYTHON);
+    import.args(["-c", "import scipy"]).stdout(Stdio::null()).stderr(Stdio::null());
+    match import.status() {
+        Ok(status) if status.success() => Ok(()),
+        // Python itself comes along.
+        _ => install(&[SCIPY]),
+    }
+}
+
+fn install(missing: &[Program]) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
     if find_on_path("apt-get").is_none() || !is_root()? {
-        bail!("{}", advice(&missing));
+        bail!("{}", advice(missing));
     }
-    eprintln!("xtask: installing {}", package_list(&missing));
+    eprintln!("xtask: installing {}", package_list(missing));
     // An image without package lists knows no package; a failed update still leaves the lists it has.
     if let Err(error) = process::run(Command::new("apt-get").args(["update", "-qq"])) {
         eprintln!("xtask: {error:#}; trying with the package lists this machine has");
@@ -36,7 +56,7 @@ pub(crate) fn ensure(programs: &[Program]) -> Result<()> {
             .env("DEBIAN_FRONTEND", "noninteractive")
             .stdout(std::io::stderr()),
     )
-    .with_context(|| advice(&missing))
+    .with_context(|| advice(missing))
 }
 
 /// Whether xtask runs as root, as far as this user namespace is concerned.

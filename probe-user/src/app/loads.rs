@@ -18,7 +18,9 @@ pub struct Load {
     pub command: Vec<String>,
     /// How its figures are read.
     pub reading: Reading,
-    /// Time between its start and the window.
+    /// Whether the command runs on through all runs instead of being started for each.
+    pub continuous: bool,
+    /// Time between its start and the window; of a continuous one between the configuration's coming into force and the window.
     pub warm_up: Duration,
     /// Length of the window, unless the command ends before.
     pub duration: Duration,
@@ -39,6 +41,7 @@ pub fn paper(to: IpAddr, before: &[String], warm_up: Duration, duration: Duratio
         name: Some(name.to_owned()),
         command: before.iter().cloned().chain(words.iter().map(|word| (*word).to_owned())).collect(),
         reading: Reading::ByTool,
+        continuous: false,
         warm_up,
         duration: duration + LEEWAY,
     };

@@ -6,7 +6,7 @@ use crate::host::{HostRoot, read_paths, read_vf_counters};
 use crate::model::CpuSet;
 use crate::model::path::Paths;
 use crate::model::topology::Topology;
-use crate::probes::irq_delivery::{self, Accepted};
+use crate::probes::irq_delivery::{self, Accepted, Signs};
 use crate::probes::vectors::Look;
 use crate::probes::{Names, PROBES, ProbeReport, ReadError, Verdict};
 use crate::stats::{Series, Snapshot};
@@ -74,6 +74,14 @@ impl Observer {
     #[must_use]
     pub fn reports(&self) -> &[ProbeReport] {
         self.loaded.reports()
+    }
+
+    /// Everything that the attached probes would count as lost: probe and cause.
+    pub fn losses(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        let runs = |probe: &str| {
+            self.reports().iter().any(|r| r.probe == probe && matches!(r.verdict, Verdict::Ready { .. }))
+        };
+        Loaded::losses().filter(move |(probe, _)| runs(probe))
     }
 
     /// How long and how often a probe's programs have run, where the kernel counts that.
@@ -147,6 +155,14 @@ impl Observer {
     /// From now on snapshots tell what CPU time the guests' threads took since. It takes reading a file of each thread.
     pub fn count_cpu_time(&mut self, topology: &Topology) {
         self.cpu_time = Some(CpuTime::start(&self.root, topology));
+    }
+
+    /// Whether something has changed that a controller acts on; always the same where that cannot be observed.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn signs(&self) -> Result<Signs, ReadError> {
+        if self.sees_delivery() { irq_delivery::signs(&self.loaded.maps()) } else { Ok(Signs::default()) }
     }
 
     /// Which vCPUs the vectors of VFs have gone to; nothing where that cannot be observed.

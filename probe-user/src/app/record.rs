@@ -8,7 +8,7 @@ use crate::model::topology::Topology;
 use crate::probes::{ProbeReport, ReadError, Verdict};
 use crate::session::{self, ProbeVerdict, RunEnd, RunStart, SessionError, Writer};
 use crate::stats::Snapshot;
-use crate::workload::{self, Echo, Reading, Running, WorkloadError};
+use crate::workload::{self, Continuous, Echo, Reading, Traffic, WorkloadError};
 use std::time::{Duration, Instant, SystemTime};
 
 /// How often figures are read for the progress line.
@@ -20,7 +20,7 @@ const LOOK: Duration = Duration::from_secs(5);
 /// How long interrupts raised inside the window may take to arrive after it.
 const DRAIN: Duration = Duration::from_millis(500);
 /// How long a workload may take to end after it was asked to.
-const GRACE: Duration = Duration::from_secs(5);
+pub(super) const GRACE: Duration = Duration::from_secs(5);
 
 /// What a run is to be.
 #[derive(Clone, Debug)]
@@ -43,7 +43,7 @@ pub struct RunRequest<'a> {
     pub duration: Option<Duration>,
     /// Time between the start of the workload and the window.
     pub warm_up: Duration,
-    /// The workload; none when empty.
+    /// The workload of this run alone; none when empty.
     pub command: &'a [String],
     /// How its figures are read.
     pub reading: Reading,
@@ -95,15 +95,16 @@ pub enum RecordError {
 }
 
 /// Makes one run. The window opens after the warm-up and is over when its time is, when the workload ends, or on
-/// SIGINT or SIGTERM; whatever was counted is in the file. `remarks` is asked at the window's end what may have
-/// disturbed the run. Needs a tokio runtime.
+/// SIGINT or SIGTERM; whatever was counted is in the file. A `continuous` workload takes the place of the request's command,
+/// and outlives the run. `remarks` is asked at the window's end what may have disturbed the run. Needs a tokio runtime.
 ///
 /// # Errors
-/// [`RecordError`]; the workload is ended in every case.
+/// [`RecordError`]; the command is ended in every case.
 pub async fn record_run(
     root: &HostRoot,
     writer: &mut Writer,
     request: &RunRequest<'_>,
+    continuous: Option<&mut Continuous>,
     remarks: &dyn Fn() -> Vec<String>,
     progress: &mut dyn FnMut(&Progress<'_>),
 ) -> Result<Finished, RecordError> {
@@ -111,15 +112,18 @@ pub async fn record_run(
     // Before the workload: loading takes CPU time.
     let mut observer = Observer::start(root, &topology)?;
     observer.guard(&request.guarded)?;
-    let mut running = if request.command.is_empty() {
-        None
-    } else {
-        Some(workload::start(request.command, request.echo)?.read_as(request.reading))
+    let mut traffic = match (continuous, request.command) {
+        (Some(continuous), _) => {
+            continuous.keep_up()?;
+            Traffic::Continuous(continuous)
+        }
+        (None, []) => Traffic::Nothing,
+        (None, command) => Traffic::Anew(workload::start(command, request.echo)?.read_as(request.reading)),
     };
     let mut stop = Stop::new();
     let mut interrupted = tokio::select! {
         () = tokio::time::sleep(request.warm_up) => false,
-        () = ended(&mut running) => false,
+        () = traffic.ended() => false,
         () = stop.requested() => true,
     };
     observer.count_cpu_time(&topology);
@@ -154,16 +158,14 @@ pub async fn record_run(
                 }
             }
             () = at(over) => break,
-            () = ended(&mut running) => break,
+            () = traffic.ended() => break,
             () = stop.requested() => interrupted = true,
         }
     }
     observer.close()?;
+    let closed = Instant::now();
     let mut remarks = remarks();
-    let workload = match running {
-        Some(running) => Some(running.finish(GRACE).await?),
-        None => None,
-    };
+    let workload = traffic.finish(opened, closed, GRACE).await?;
     let snapshot = kept(drained(&observer, &topology).await?, request.guest);
     if interrupted {
         remarks.push("ended early by a signal".to_owned());
@@ -171,15 +173,6 @@ pub async fn record_run(
     let end = RunEnd { workload, verdicts: verdicts(observer.reports()), remarks, interrupted };
     writer.end_run(&snapshot, &end)?;
     Ok(Finished { snapshot, end, interrupted })
-}
-
-/// Resolves when the workload ends; never without one.
-async fn ended(running: &mut Option<Running>) {
-    match running {
-        // A failing wait shows again when the workload is finished.
-        Some(running) => drop(running.ended().await),
-        None => std::future::pending().await,
-    }
 }
 
 async fn at(moment: Option<tokio::time::Instant>) {

@@ -17,8 +17,8 @@ use crate::host::HostRoot;
 use crate::model::CpuSet;
 use crate::plan::{PlanError, Policy};
 use crate::session::{Config, SessionError, Writer};
-use crate::stats::Snapshot;
-use crate::workload::Echo;
+use crate::stats::{Snapshot, gate::Figure};
+use crate::workload::{Continuous, Echo, Workload};
 use std::collections::BTreeSet;
 use tracing::warn;
 
@@ -142,15 +142,22 @@ pub async fn tune(
     }
     let interrupts = Interrupts::listen().map_err(|source| RecordError::Signals { source })?;
     let host = LiveHost::new(root.clone());
-    let mut session = Session { root, state, lock, host, echo, in_force: None, untouched: Vec::new() };
+    let continuous = request.loads.iter().find(|load| load.continuous);
+    let continuous = continuous.map(|load| Continuous::new(&load.command, echo));
+    let untouched = Vec::new();
+    let mut session = Session { root, state, lock, host, echo, in_force: None, untouched, continuous };
     let finished = earlier.map(finished).unwrap_or_default();
     for run in earlier.iter().flat_map(|earlier| &earlier.runs).filter(|run| run.unfit().is_none()) {
         let one = request.tries.iter().find(|one| one.name == run.config());
-        session.remember(request, one, run.start.load.as_deref(), &run.snapshot);
+        let figures = run.workload().map(Workload::figures).unwrap_or_default();
+        session.remember(request, one, run.start.load.as_deref(), &run.snapshot, figures);
     }
     let result = session.runs(request, &finished, writer, &interrupts, show).await;
     // Whatever happened: the host is put back before anything is told.
     session.undo()?;
+    if let Some(continuous) = session.continuous.take() {
+        continuous.stop(record::GRACE).await.map_err(RecordError::from)?;
+    }
     result
 }
 
@@ -176,6 +183,13 @@ fn plan(
     make_plan(root, state, policy).map_err(|source| TuneError::Plan { config: one.name.clone(), source })
 }
 
+/// A run of the host as it is found.
+struct Untouched {
+    load: Option<String>,
+    snapshot: Snapshot,
+    figures: Vec<Figure<f64>>,
+}
+
 struct Session<'a> {
     root: &'a HostRoot,
     state: &'a StateDir,
@@ -185,7 +199,9 @@ struct Session<'a> {
     in_force: Option<(usize, Vec<String>)>,
     echo: Echo,
     /// Runs of the host as it is found, with their load: what limits on a single run are changes against.
-    untouched: Vec<(Option<String>, Snapshot)>,
+    untouched: Vec<Untouched>,
+    /// The workload that runs through all runs, when there is one.
+    continuous: Option<Continuous>,
 }
 
 impl Session<'_> {
@@ -225,33 +241,57 @@ impl Session<'_> {
                 echo: self.echo,
             };
             let mut progress = |p: &Progress<'_>| show(Event::Progress(p));
+            let mut continuous = self.continuous.take();
             let remarks = || self.drift();
-            let ended = record::record_run(self.root, writer, &run, &remarks, &mut progress).await?;
+            let ended =
+                record::record_run(self.root, writer, &run, continuous.as_mut(), &remarks, &mut progress)
+                    .await;
+            self.continuous = continuous;
+            let ended = ended?;
             show(Event::End(&place, &ended));
             if ended.interrupted || interrupts.raised() {
                 return Err(TuneError::Interrupted);
             }
-            if let Some(what) = self.beyond_limit(request, one, load, &ended.snapshot) {
+            let figures = ended.end.workload.as_ref().map(Workload::figures).unwrap_or_default();
+            if let Some(what) = self.beyond_limit(request, one, load, &ended.snapshot, &figures) {
                 return Err(TuneError::Aborted { order: number, config: one.name.clone(), what });
             }
-            self.remember(request, Some(one), load.name.as_deref(), &ended.snapshot);
+            self.remember(request, Some(one), load.name.as_deref(), &ended.snapshot, figures);
         }
         Ok(())
     }
 
     /// Keeps a run of the host as it is found, when there are limits to hold others to.
-    fn remember(&mut self, request: &TuneRequest, one: Option<&Try>, load: Option<&str>, run: &Snapshot) {
+    fn remember(
+        &mut self,
+        request: &TuneRequest,
+        one: Option<&Try>,
+        load: Option<&str>,
+        run: &Snapshot,
+        figures: Vec<Figure<f64>>,
+    ) {
         if !request.abort_if.is_empty() && one.is_some_and(|one| one.policy().is_none()) {
-            self.untouched.push((load.map(str::to_owned), run.clone()));
+            self.untouched.push(Untouched { load: load.map(str::to_owned), snapshot: run.clone(), figures });
         }
     }
 
     /// What a run of a changed host did that the session must not go on after.
-    fn beyond_limit(&self, request: &TuneRequest, one: &Try, load: &Load, run: &Snapshot) -> Option<String> {
+    fn beyond_limit(
+        &self,
+        request: &TuneRequest,
+        one: &Try,
+        load: &Load,
+        run: &Snapshot,
+        figures: &[Figure<f64>],
+    ) -> Option<String> {
         one.policy()?;
-        let same = self.untouched.iter().filter(|(under, _)| *under == load.name);
-        let before: Vec<&Snapshot> = same.map(|(_, run)| run).collect();
-        request.abort_if.iter().find_map(|limit| limit.breach(&before, run))
+        let same = || self.untouched.iter().filter(|run| run.load == load.name);
+        let before: Vec<&Snapshot> = same().map(|run| &run.snapshot).collect();
+        let figures_before: Vec<&[Figure<f64>]> = same().map(|run| run.figures.as_slice()).collect();
+        request.abort_if.iter().find_map(|limit| match limit.is_of_workload() {
+            true => limit.breach_of_workload(&figures_before, figures),
+            false => limit.breach(&before, run),
+        })
     }
 
     /// Brings a configuration into force: what was in force is undone first, so that each starts from the baseline.

@@ -53,8 +53,7 @@ pub struct TuneRequest {
     pub repeats: u32,
     /// Seed of the order.
     pub seed: u64,
-    /// What runs are made under, one after the other each time that a configuration is in force; a command is started anew
-    /// for each run.
+    /// What runs are made under, one after the other each time that a configuration is in force.
     pub loads: Vec<Load>,
     /// Conditions on a single run that end the session.
     pub abort_if: Vec<Gate>,
@@ -108,6 +107,7 @@ impl TuneRequest {
                     name: load.name.clone(),
                     command: load.command.clone(),
                     stated: load.reading == Reading::Stated,
+                    continuous: load.continuous,
                     warm_up_ns: ns(load.warm_up),
                     duration_ns: ns(load.duration),
                 })
@@ -126,6 +126,7 @@ impl TuneRequest {
             name: load.name.clone(),
             command: load.command.clone(),
             reading: if load.stated { Reading::Stated } else { Reading::ByTool },
+            continuous: load.continuous,
             warm_up: Duration::from_nanos(load.warm_up_ns),
             duration: Duration::from_nanos(load.duration_ns),
         };
@@ -195,6 +196,7 @@ mod tests {
                 name: None,
                 command: vec!["ping".to_owned(), "10.0.0.2".to_owned()],
                 reading: Reading::Stated,
+                continuous: true,
                 warm_up: Duration::from_millis(1500),
                 duration: Duration::from_secs(9),
             }],

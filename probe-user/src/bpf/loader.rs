@@ -14,7 +14,7 @@ use crate::probes::{
 use aya::maps::{Array, HashMap};
 use aya::programs::{Program, ProgramError, RawTracePoint, TracePoint};
 use aya::{Ebpf, EbpfLoader};
-use probe_ebpf::control::Window;
+use probe_ebpf::control::{Lost, Window};
 use probe_ebpf::probes::irq_delivery::STAGES;
 use probe_ebpf::probes::packet_path::{FOLLOWED_PER_STRETCH, HOPS};
 use std::collections::BTreeMap;
@@ -180,7 +180,13 @@ impl Loaded {
         Maps(&self.ebpf, &self.facts)
     }
 
-    /// What was lost so far: probe, cause, times.
+    /// What programs count as lost, each with its probe and cause.
+    pub fn losses() -> impl Iterator<Item = (&'static str, &'static str)> {
+        let causes = Lost::ALL.into_iter().map(|(_, probe, cause)| (probe, cause));
+        causes.chain(PROBES.iter().map(|probe| (probe.name, "missed")))
+    }
+
+    /// What was lost so far: probe, cause, times; only what is not 0.
     ///
     /// # Errors
     /// When the map cannot be read.

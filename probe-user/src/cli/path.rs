@@ -144,7 +144,8 @@ fn tap_text(tap: &TapPath, window_ns: u64, paint: Paint) -> String {
     let outside = match (&tap.bridge, tap.uplinks.as_slice()) {
         (Some(bridge), []) => format!(" - {bridge}"),
         (Some(bridge), uplinks) => format!(" - {bridge} - {}", uplinks.join(", ")),
-        (None, _) => String::new(),
+        (None, []) => String::new(),
+        (None, uplinks) => format!(" - {}", uplinks.join(", ")),
     };
     let title = format!("{}  {} path: guest - {}{outside}", tap.guest, tap.path.as_str(), tap.netdev);
     let mut text = paint.text(Style::Strong, &title) + "\n";
@@ -179,7 +180,7 @@ fn points(way: &Way, window_ns: u64) -> String {
         };
         format!("{} {}{detail}", p.point, p.packets)
     };
-    // A tap is only queued to by others, and only receives from its guest.
+    // What passes first is told in full.
     way.points.iter().enumerate().map(one).collect::<Vec<_>>().join(", ")
 }
 
@@ -271,7 +272,7 @@ fn gain(report: &Report) -> Vec<Vec<Cell>> {
             figure(&|price| from(price.from_guest_p50_ns, price)),
             figure(&|price| from(price.from_guest_p99_ns, price)),
             figure(&|price| match (price.cpu_per_packet_ns, price.cpu_per_interrupt_ns) {
-                (None, Some(ns)) => format!("at most {}", format::time(ns)),
+                (None, Some(ns)) => format!("{} per interrupt", format::time(ns)),
                 (ns, _) => format::time_or_dash(ns),
             }),
         ]);
@@ -291,7 +292,7 @@ fn foot(report: &Report) -> String {
                  when the VMM or vhost has the packet, before the guest's interrupt\n";
     }
     if vfs.iter().any(|vf| vf.cpu_per_packet_ns.is_none() && vf.cpu_per_interrupt_ns.is_some()) {
-        text += "at most: for each of the VF's interrupts, which stand for one packet or more; its driver counts no packets\n";
+        text += "per interrupt: the driver of the PF counts no packets, and one interrupt may stand for several or for none\n";
     }
     if let Some(softirq) = &report.softirq {
         let each = softirq.per_packet_ns.map_or_else(
@@ -349,7 +350,7 @@ mod tests {
             "vm1  vf path: guest - 0000:01:10.0 of eth0",
             "  from guest: packets not reported, bytes not reported, dropped not reported",
             "  interrupts: slot 0 2 (2 /s), slot 1 1 (1 /s)",
-            "vm2    tap2  vm1 0000:01:10.0  3, 1 -> 0, 0       6.02 us -> 1.01 us  - -> -  - -> none       - -> none  200 ns -> at most 40 ns",
+            "vm2    tap2  vm1 0000:01:10.0  3, 1 -> 0, 0       6.02 us -> 1.01 us  - -> -  - -> none       - -> none  200 ns -> 40 ns per interrupt",
             "lost: packet_path.followed_evicted 1",
         ] {
             assert!(text.lines().any(|l| l == line), "{line:?} is not in\n{text}");

@@ -6,7 +6,7 @@
 
 use super::{
     ExportError, Exporter,
-    negotiate::{self, Format},
+    negotiate::{self, Coding, Format},
     openmetrics, pages, prometheus, protobuf,
     web::Web,
 };
@@ -15,7 +15,10 @@ use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
     body::Incoming,
-    header::{ACCEPT, ALLOW, CONTENT_TYPE, HeaderValue, VARY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS},
+    header::{
+        ACCEPT, ACCEPT_ENCODING, ALLOW, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue, VARY,
+        WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+    },
     server::conn::http1,
     service::service_fn,
 };
@@ -242,15 +245,22 @@ async fn metrics(
     exporter: &Exporter,
     request: &Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, ExportError> {
-    let accept = request.headers().get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    let format = negotiate::format(&accept.collect::<Vec<_>>().join(","));
+    let named = |name: HeaderName| {
+        let values = request.headers().get_all(name).iter().filter_map(|value| value.to_str().ok());
+        values.collect::<Vec<_>>().join(",")
+    };
+    let format = negotiate::format(&named(ACCEPT));
+    let coding = negotiate::coding(&named(ACCEPT_ENCODING));
     let content_type = match format {
         Format::Text => prometheus::CONTENT_TYPE,
         Format::OpenMetrics => openmetrics::CONTENT_TYPE,
         Format::Protobuf => protobuf::CONTENT_TYPE,
     };
-    let mut response = response(StatusCode::OK, content_type, exporter.metrics(format).await?);
-    response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
+    let mut response = response(StatusCode::OK, content_type, exporter.metrics(format, coding).await?);
+    response.headers_mut().insert(VARY, HeaderValue::from_static("accept, accept-encoding"));
+    if coding == Coding::Gzip {
+        response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
     Ok(response)
 }
 

@@ -9,6 +9,7 @@ pub mod families;
 pub mod http;
 pub mod labels;
 pub mod ledger;
+mod lines;
 pub mod native;
 pub mod negotiate;
 pub mod openmetrics;
@@ -48,9 +49,12 @@ pub enum ExportError {
     /// The answer cannot be put together.
     #[error("cannot write the metrics as text")]
     Encode(#[from] ::prometheus::Error),
-    /// The same, in the other format.
-    #[error("cannot write the metrics as OpenMetrics text")]
-    EncodeOpen(#[from] std::fmt::Error),
+    /// A line of either text form.
+    #[error("cannot write a line of the metrics")]
+    Line(#[from] std::fmt::Error),
+    /// The answer cannot be compressed.
+    #[error("cannot compress the metrics")]
+    Compress(#[source] std::io::Error),
     /// A page cannot be put together.
     #[error("cannot write the page")]
     Page(#[from] askama::Error),

@@ -1,4 +1,4 @@
-//! Which form of the metrics a scraper wants, by its `Accept` header. Pure.
+//! Which form of the metrics a scraper wants, by its `Accept` and `Accept-Encoding` headers. Pure.
 
 /// A form that metrics can be written in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,6 +9,32 @@ pub enum Format {
     OpenMetrics,
     /// Messages `io.prometheus.client.MetricFamily`, each behind its length.
     Protobuf,
+}
+
+/// How an answer is packed on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Coding {
+    /// As it is.
+    Identity,
+    /// By gzip: a twentieth of the bytes, for a tenth more CPU time.
+    Gzip,
+}
+
+/// The coding that an `Accept-Encoding` header prefers: gzip where it is named (RFC 9110, 12.5.3) and not liked less than no
+/// coding. `*` names nothing.
+#[must_use]
+pub fn coding(accept: &str) -> Coding {
+    let (mut gzip, mut identity) = (None, None);
+    for range in accept.split(',') {
+        let (name, parameter) = range.split_once(';').unwrap_or((range, "q=1"));
+        let quality = parameter.trim().strip_prefix("q=").and_then(|value| thousandths(value.trim()));
+        match name.trim().to_ascii_lowercase().as_str() {
+            "gzip" | "x-gzip" => gzip = gzip.max(quality),
+            "identity" => identity = identity.max(quality),
+            _ => {}
+        }
+    }
+    if gzip > Some(0) && gzip >= identity { Coding::Gzip } else { Coding::Identity }
 }
 
 /// The form that an `Accept` header prefers: another than plain text only where it is named and not liked less than plain
@@ -107,10 +133,29 @@ mod tests {
         }
     }
 
+    #[test]
+    fn codings() {
+        for (accept, expected) in [
+            ("", Coding::Identity),
+            ("gzip", Coding::Gzip),
+            ("br, GZIP;q=0.5", Coding::Gzip),
+            ("x-gzip", Coding::Gzip),
+            ("gzip; q=0.5, identity; q=0.6", Coding::Identity),
+            ("identity;q=0.5, gzip;q=0.5", Coding::Gzip),
+            ("gzip;q=0", Coding::Identity),
+            ("gzip;q=7", Coding::Identity),
+            ("gzip;level=9", Coding::Identity),
+            ("*", Coding::Identity),
+            ("deflate, br, zstd", Coding::Identity),
+        ] {
+            assert_eq!(coding(accept), expected, "{accept:?}");
+        }
+    }
+
     proptest! {
         #[test]
         fn any_header_has_an_answer(accept in ".{0,200}") {
-            let _ = format(&accept);
+            let _ = (format(&accept), coding(&accept));
         }
     }
 }

@@ -5,8 +5,9 @@
 //! text, so that a series keeps its labels whichever format a scraper asks for.
 
 use super::{
-    bounds::{self, Bounds},
-    families::{self, Family, Sample, Values},
+    bounds::Bounds,
+    families::{self, Family, Sample},
+    lines::{Escaped, Histograms, braced, labels},
     registry::{Kind, Metric, Unit},
     source::Began,
 };
@@ -21,7 +22,7 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 /// # Errors
 /// Never in practice: writing to a string does not fail.
 pub fn text(families: &[Family<'_>], bounds: Bounds, began: &Began) -> Result<String, fmt::Error> {
-    let mut text = String::new();
+    let (mut text, histograms) = (String::new(), Histograms::new(bounds));
     for Family { metric, samples } in families {
         let name = family_name(metric);
         let kind = match metric.kind {
@@ -41,17 +42,7 @@ pub fn text(families: &[Family<'_>], bounds: Bounds, began: &Began) -> Result<St
             let labels = labels(metric, values)?;
             match sample {
                 Sample::Value(value) => writeln!(text, "{}{} {value}", metric.name, braced(&labels))?,
-                Sample::Histogram(histogram) => {
-                    let comma = if labels.is_empty() { "" } else { "," };
-                    for (le, count) in bounds.cumulative(histogram) {
-                        writeln!(text, "{name}_bucket{{{labels}{comma}le=\"{le}\"}} {count}")?;
-                    }
-                    let n = histogram.n();
-                    writeln!(text, "{name}_bucket{{{labels}{comma}le=\"+Inf\"}} {n}")?;
-                    let sum = bounds::seconds(histogram.sum());
-                    writeln!(text, "{name}_sum{} {sum}", braced(&labels))?;
-                    writeln!(text, "{name}_count{} {n}", braced(&labels))?;
-                }
+                Sample::Histogram(times) => histograms.write(&mut text, name, &labels, times)?,
             }
             if let Some(since) = families::since(metric, values, began).and_then(unix) {
                 writeln!(text, "{name}_created{} {since}", braced(&labels))?;
@@ -76,31 +67,4 @@ fn family_name(metric: &Metric) -> &'static str {
 fn unix(time: SystemTime) -> Option<f64> {
     let ms = time.duration_since(UNIX_EPOCH).ok()?.as_millis();
     Some(u32::try_from(ms / 1000).ok().map(f64::from)? + u32::try_from(ms % 1000).ok().map(f64::from)? / 1e3)
-}
-
-fn labels(metric: &Metric, values: &Values<'_>) -> Result<String, fmt::Error> {
-    let mut text = String::new();
-    for (label, value) in metric.labels.iter().zip(values).filter(|(_, value)| !value.is_empty()) {
-        let comma = if text.is_empty() { "" } else { "," };
-        write!(text, "{comma}{label}=\"{}\"", Escaped(value))?;
-    }
-    Ok(text)
-}
-
-fn braced(labels: &str) -> String {
-    if labels.is_empty() { String::new() } else { format!("{{{labels}}}") }
-}
-
-/// A text in which the three characters that the format reads are escaped.
-struct Escaped<'a>(&'a str);
-
-impl fmt::Display for Escaped<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.chars().try_for_each(|c| match c {
-            '\\' => f.write_str("\\\\"),
-            '"' => f.write_str("\\\""),
-            '\n' => f.write_str("\\n"),
-            c => f.write_char(c),
-        })
-    }
 }

@@ -87,7 +87,9 @@ fn vcpus_of_debugfs(reader: &mut Reader<'_>, pid: Pid, threads: &[Thread]) -> BT
         let vm = kvm.join(&name);
         for index in reader.numbered(&vm, "vcpu") {
             let path = vm.join(format!("vcpu{index}/pid"));
-            if let Some(tid) = reader.value(&path, "a thread id", |text| text.parse().ok()) {
+            let tid = reader.value(&path, "a thread id", |text| text.parse().ok());
+            // 0: its thread has not run it yet, as in a guest that was started paused (`vcpu_get_pid()`).
+            if let Some(tid) = tid.filter(|tid| *tid != 0) {
                 found.insert(Tid(tid), index);
             }
         }
@@ -102,7 +104,7 @@ mod tests {
     use crate::host::read_topology;
 
     /// A QEMU without names of threads, which says of itself what it says on its monitor; debugfs says these ids.
-    fn vcpus(apic_ids: &[u32], options: &[&str], said: &[&str]) -> (Vec<(u32, u32)>, Vec<String>) {
+    fn vcpus(debugfs: &[(u32, u32)], options: &[&str], said: &[&str]) -> (Vec<(u32, u32)>, Vec<String>) {
         let tree = Tree::new();
         // The monitor is this process's.
         let pid = std::process::id();
@@ -112,7 +114,7 @@ mod tests {
         tree.process(pid, &args, &[(pid, name, "0-3"), (257, name, "0-3"), (258, name, "0-3")]);
         tree.open(pid, &["anon_inode:kvm-vm", "anon_inode:kvm-vcpu:0", "anon_inode:kvm-vcpu:1"]);
         tree.file("sys/devices/system/cpu/online", "0-3\n");
-        for (tid, id) in [257, 258].iter().zip(apic_ids) {
+        for (tid, id) in debugfs {
             tree.file(&format!("sys/kernel/debug/kvm/{pid}-9/vcpu{id}/pid"), &format!("{tid}\n"));
         }
         let sockets = tree.path("sockets");
@@ -132,7 +134,7 @@ mod tests {
     fn a_monitor_says_what_nothing_else_does() {
         const QMP: &[&str] = &["-qmp", "unix:/qmp,server=on"];
         const ANSWERS: &[&str] = &[GREETING, r#"{"return": {}}"#, CPUS];
-        let check = |ids: &[u32], options, said, expected: &[(u32, u32)], problem: Option<&str>| {
+        let check = |ids: &[(u32, u32)], options, said, expected: &[(u32, u32)], problem: Option<&str>| {
             let (found, problems) = vcpus(ids, options, said);
             assert_eq!(found, expected, "{ids:?}");
             match (problem, &problems[..]) {
@@ -143,13 +145,15 @@ mod tests {
         };
         let both = [(0, 257), (1, 258)];
         check(&[], QMP, ANSWERS, &both, None);
+        // They have not run yet.
+        check(&[(0, 0), (0, 1)], QMP, ANSWERS, &both, None);
         // debugfs is enough; nobody is asked.
-        check(&[0, 1], QMP, &[], &both, None);
+        check(&[(257, 0), (258, 1)], QMP, &[], &both, None);
         // Its numbers are APIC ids.
-        check(&[0, 4], QMP, ANSWERS, &both, None);
-        check(&[0, 4], &[], &[], &[(0, 257), (4, 258)], None);
+        check(&[(257, 0), (258, 4)], QMP, ANSWERS, &both, None);
+        check(&[(257, 0), (258, 4)], &[], &[], &[(0, 257), (4, 258)], None);
         check(
-            &[0, 4],
+            &[(257, 0), (258, 4)],
             QMP,
             &[],
             &[(0, 257), (4, 258)],

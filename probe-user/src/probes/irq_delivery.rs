@@ -7,6 +7,7 @@ use crate::model::{PciAddress, VcpuId};
 use crate::stats::{Counter, Histogram, Labels, Observability, Series, Snapshot};
 use probe_ebpf::control::Table;
 use probe_ebpf::probes::irq_delivery::{Delivery, STAGES, Slot, Stage};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 /// Why stages after the accept are hidden when hardware injects.
 const APICV: &str = "APICv/AVIC delivers without an event";
@@ -229,6 +230,33 @@ pub fn accepted(maps: &dyn MapReader, names: &Names<'_>) -> Result<Vec<Accepted>
         }
     }
     Ok(all)
+}
+
+/// What tells at little cost that something has changed which a controller acts on: one look at each vector.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Signs {
+    /// Another number when an interrupt of a VF was freed or came for the first time, or a vCPU's thread entered its guest
+    /// for the first time.
+    pub setups: u64,
+    /// Another number when a vector has gone to another vCPU than the time before.
+    pub destinations: u64,
+}
+
+/// The signs as they are now.
+///
+/// # Errors
+/// When a map cannot be read.
+pub fn signs(maps: &dyn MapReader) -> Result<Signs, ReadError> {
+    let slots = maps.used(Table::Slots)?;
+    // Each vCPU's thread takes a place there when it is learned.
+    let mut setups = u64::from(slots) + u64::from(maps.used(Table::Scheds)?);
+    let mut destinations = DefaultHasher::new();
+    for index in 0..slots {
+        let slot = maps.slot(index)?;
+        setups = setups.wrapping_add(slot.generation);
+        slot.last_tid.hash(&mut destinations);
+    }
+    Ok(Signs { setups, destinations: destinations.finish() })
 }
 
 fn slot_labels(names: &Names<'_>, slot: &Slot) -> Labels {

@@ -9,6 +9,7 @@ use crate::{
             Compared, Comparison, Detail, Direction, Headline, Method, Row, Verdict, compare, correct,
             headline, judge,
         },
+        gate::Figure,
         series::fold,
     },
     workload::{Better, Metric, Unit},
@@ -90,6 +91,22 @@ pub struct Assessment<'a> {
 }
 
 impl Assessment<'_> {
+    /// The workload figures, for conditions on them.
+    #[must_use]
+    pub fn figures(&self) -> Vec<Figure<&Compared>> {
+        let load = self.before.load;
+        self.workloads
+            .iter()
+            .map(|row| Figure {
+                tool: row.tool.clone(),
+                load: load.map(str::to_owned),
+                name: row.name.clone(),
+                measure: row.unit.measure(),
+                value: &row.compared,
+            })
+            .collect()
+    }
+
     /// The rows in the order in which tables list them, and how many are not among them: without `full`, those that lack
     /// data.
     #[must_use]
@@ -327,20 +344,14 @@ fn workloads(before: &[&Run], after: &[&Run]) -> Vec<MetricRow> {
     }
     let exact = Method { bucket_width: 0.0, ..Method::default() };
     let row = |((tool, name), (b, a, metric)): (Key, Found)| {
-        // A share or count that is zero throughout, such as no loss at all, has no ratio and is no finding.
         let direction = match metric.better {
             Better::Lower => Direction::Lower,
             Better::Higher => Direction::Higher,
             Better::Neither => return None,
         };
         let runs = |values: &[f64]| u64::try_from(values.len()).unwrap_or(u64::MAX);
-        b.iter().chain(&a).any(|value| *value > 0.0).then(|| MetricRow {
-            tool,
-            name,
-            unit: metric.unit,
-            direction,
-            compared: judge((&b, runs(&b)), (&a, runs(&a)), direction, exact),
-        })
+        let compared = judge((&b, runs(&b)), (&a, runs(&a)), direction, exact);
+        Some(MetricRow { tool, name, unit: metric.unit, direction, compared })
     };
     found.into_iter().filter_map(row).collect()
 }
@@ -402,7 +413,12 @@ mod tests {
         assert_eq!((repeated[0].compared.p_holm, repeated[0].compared.verdict), (None, Verdict::Better));
         let p99 = assessment.workloads.iter().find(|w| w.name == "rtt_p99").unwrap();
         assert_eq!((p99.tool.as_str(), p99.compared.verdict), ("ping", Verdict::Better));
-        assert!(!assessment.workloads.iter().any(|w| w.name == "loss"), "nothing was lost on either side");
+        let loss = &assessment.workloads.iter().find(|w| w.name == "loss").unwrap().compared;
+        assert_eq!(
+            (loss.verdict, loss.before.value, loss.after.value),
+            (Verdict::NoDifference, Some(0.0), Some(0.0))
+        );
+        assert_eq!(loss.reason.as_deref(), Some("zero in every run"));
         let other = assess(pairs[0].clone(), Detail::Folded, Some("vm2"));
         assert_eq!(other.headline.compared.verdict, Verdict::NotEnoughData);
         assert!(other.comparison.rows.is_empty());

@@ -62,6 +62,7 @@ pub fn remarks(assessment: &Assessment<'_>) -> Vec<String> {
         }
     }
     lines.extend(paths::changed(assessment).into_iter().map(|line| format!("another path: {line}")));
+    lines.extend(notes_of_workloads(assessment));
     let boots = [before, after].map(|group| group.session.host.boot_id.as_deref());
     if let [Some(one), Some(other)] = boots
         && one != other
@@ -69,6 +70,21 @@ pub fn remarks(assessment: &Assessment<'_>) -> Vec<String> {
         lines.push("recorded in different boots of the host, or on different hosts".to_owned());
     }
     lines
+}
+
+/// What was wrong with figures of the workload, said once with the number of runs that it holds for.
+fn notes_of_workloads(assessment: &Assessment<'_>) -> Vec<String> {
+    let Assessment { before, after, .. } = assessment;
+    let runs = || before.runs.iter().chain(&after.runs);
+    let mut notes: Vec<(&str, usize)> = Vec::new();
+    for note in runs().filter_map(|run| run.workload()?.note.as_deref()) {
+        match notes.iter_mut().find(|(known, _)| *known == note) {
+            Some((_, count)) => *count += 1,
+            None => notes.push((note, 1)),
+        }
+    }
+    let of = runs().count();
+    notes.into_iter().map(|(note, count)| format!("workload in {count} of {of} runs: {note}")).collect()
 }
 
 /// What the verdicts of a table's rows hold for. The verdict in the first line is about one figure, and needs no correction.
@@ -95,6 +111,18 @@ mod tests {
         session::{Session, decode, sample},
         stats::compare::Detail,
     };
+
+    #[test]
+    fn what_is_said_of_workloads_is_said_once() {
+        let mut session = decode(sample::lines(3, &[("own", 0.3)]).as_bytes()).unwrap();
+        for run in session.runs.iter_mut().skip(2) {
+            run.end.as_mut().unwrap().workload.as_mut().unwrap().note = Some("no figures".to_owned());
+        }
+        let pairs = pairs_within(Named { file: "f", session: &session }, None, None).unwrap();
+        let found = remarks(&assess(pairs[0].clone(), Detail::Folded, None));
+        assert_eq!(found.iter().filter(|line| line.contains("workload")).count(), 1);
+        assert!(found.contains(&"workload in 4 of 6 runs: no figures".to_owned()), "{found:?}");
+    }
 
     fn sentence(session: &Session) -> String {
         let pairs = pairs_within(Named { file: "f", session }, None, None).unwrap();

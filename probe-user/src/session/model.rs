@@ -88,6 +88,9 @@ pub struct TuningLoad {
     /// Whether it states its figures itself.
     #[serde(default, skip_serializing_if = "is_false")]
     pub stated: bool,
+    /// Whether it runs on through all runs of the session.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub continuous: bool,
     /// Time between its start and the window (ns).
     pub warm_up_ns: u64,
     /// Length of the window (ns).
@@ -209,7 +212,18 @@ impl Verdict {
     }
 }
 
+/// Changes of a configuration that are listed without being asked.
+const CHANGES_SHOWN: usize = 8;
+
 impl Run {
+    /// What was changed for its configuration: a long list apart from its last lines. The guest's own vCPUs and vectors come
+    /// last in a plan and tell most; what comes before keeps others off its CPUs.
+    #[must_use]
+    pub fn changes(&self) -> (&[String], &[String]) {
+        let all = self.start.changes.as_slice();
+        all.split_at(all.len().saturating_sub(CHANGES_SHOWN))
+    }
+
     /// Name of its configuration.
     #[must_use]
     pub fn config(&self) -> &str {

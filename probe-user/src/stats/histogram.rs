@@ -1,11 +1,15 @@
 //! A distribution as the kernel counted it: exact counts per bucket, exact sum, minimum and maximum.
 
 use probe_ebpf::hist::{self, Hist};
+use std::sync::Arc;
 
 /// Times (ns) counted in the kernel's buckets. Merging and subtracting are exact.
+///
+/// Copies share their 4 KiB of buckets until one of them is changed: what was counted under a configuration that has ended
+/// stands still, and is in every scrape.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Histogram {
-    buckets: Box<[u64]>,
+    buckets: Arc<[u64]>,
     sum: u64,
     min: Option<u64>,
     max: Option<u64>,
@@ -46,7 +50,7 @@ impl Histogram {
 
     /// Adds one value (ns).
     pub fn record(&mut self, value: u64) {
-        self.buckets[hist::index(value)] += 1;
+        Arc::make_mut(&mut self.buckets)[hist::index(value)] += 1;
         self.sum = self.sum.saturating_add(value);
         self.min = Some(self.min.map_or(value, |m| m.min(value)));
         self.max = Some(self.max.map_or(value, |m| m.max(value)));
@@ -55,7 +59,7 @@ impl Histogram {
 
     /// Adds all values of another histogram.
     pub fn merge(&mut self, other: &Self) {
-        for (mine, theirs) in self.buckets.iter_mut().zip(&other.buckets) {
+        for (mine, theirs) in Arc::make_mut(&mut self.buckets).iter_mut().zip(other.buckets()) {
             *mine = mine.saturating_add(*theirs);
         }
         self.sum = self.sum.saturating_add(other.sum);
@@ -72,7 +76,7 @@ impl Histogram {
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         let difference: Option<Vec<u64>> =
-            self.buckets.iter().zip(&earlier.buckets).map(|(now, then)| now.checked_sub(*then)).collect();
+            self.buckets.iter().zip(earlier.buckets()).map(|(now, then)| now.checked_sub(*then)).collect();
         match (difference, self.sum.checked_sub(earlier.sum), self.over.checked_sub(earlier.over)) {
             (Some(buckets), Some(sum), Some(over)) => {
                 let some = buckets.iter().any(|n| *n > 0);

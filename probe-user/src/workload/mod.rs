@@ -2,6 +2,7 @@
 //!
 //! The parsers are pure; docs/workloads.md lists what they read. Knows no probe, no session and no configuration.
 
+mod continuous;
 pub mod fortio;
 pub mod iperf3;
 pub mod json;
@@ -12,8 +13,11 @@ mod recognise;
 mod result;
 mod run;
 pub mod sockperf;
+mod traffic;
 pub mod wrk;
 
-pub use recognise::parse;
+pub use continuous::Continuous;
+pub use recognise::{parse, parse_part, tells_runs_apart};
 pub use result::{Better, Metric, Unit, Workload};
 pub use run::{Echo, Reading, Running, WorkloadError, start};
+pub use traffic::Traffic;

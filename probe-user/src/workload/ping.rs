@@ -3,6 +3,7 @@
 //! Pure. Per-packet lines give percentiles; with `-q`, `-f` or without times only the summary does.
 
 use super::{Better, Metric, Unit};
+use std::collections::BTreeSet;
 
 /// Fewest replies for a 99th percentile, as for any other series.
 const P99_NEEDS: usize = 100;
@@ -20,14 +21,51 @@ pub fn parse(text: &str) -> Result<Vec<Metric>, String> {
     }
     let mut metrics = Vec::new();
     if let Some((sent, received)) = counts {
-        metrics.extend(Metric::new("sent", Unit::Other, sent, Better::Neither));
-        metrics.extend(Metric::new("received", Unit::Other, received, Better::Neither));
-        metrics.extend(Metric::new("loss", Unit::Share, (1.0 - received / sent).max(0.0), Better::Lower));
+        metrics.extend(counts_and_loss(sent, received));
     }
+    metrics.extend(round_trips(&times, text.lines().find_map(summary_times_ms)));
+    Ok(metrics)
+}
+
+/// Reads the figures of one run out of the lines that a ping which runs on printed during it. Loss is that among the requests
+/// from the first to the last one answered: whether one before or after them belongs to the run is not known.
+///
+/// # Errors
+/// Says what is missing.
+pub fn parse_part(lines: &str) -> Result<Vec<Metric>, String> {
+    let mut times: Vec<f64> = lines.lines().filter_map(reply_time_ms).collect();
+    times.sort_unstable_by(f64::total_cmp);
+    if times.is_empty() {
+        return Err("ping printed no reply during this run (with -q it never does): no figures".to_owned());
+    }
+    let mut metrics = Vec::new();
+    let answered = unwrapped(lines.lines().filter(|line| reply_time_ms(line).is_some()).filter_map(sequence));
+    if let (Some(first), Some(last)) = (answered.first(), answered.last()) {
+        let received = u32::try_from(answered.len()).map_or(f64::NAN, f64::from);
+        let sent = u32::try_from(last - first + 1).map_or(f64::NAN, f64::from);
+        metrics.extend(counts_and_loss(sent, received));
+    }
+    metrics.extend(round_trips(&times, None));
+    Ok(metrics)
+}
+
+fn counts_and_loss(sent: f64, received: f64) -> Vec<Metric> {
+    [
+        Metric::new("sent", Unit::Other, sent, Better::Neither),
+        Metric::new("received", Unit::Other, received, Better::Neither),
+        Metric::new("loss", Unit::Share, (1.0 - received / sent).max(0.0), Better::Lower),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// Round-trip times of sorted replies (ms), those of the summary first where there is one.
+fn round_trips(times: &[f64], summary: Option<[f64; 4]>) -> Vec<Metric> {
     let nanoseconds = |name: &str, ms: f64| Metric::new(name, Unit::Nanoseconds, ms * 1e6, Better::Lower);
-    let from_summary = text.lines().find_map(summary_times_ms);
-    let from_replies = || (!times.is_empty()).then(|| of_replies(&times));
-    if let Some([min, mean, max, deviation]) = from_summary.or_else(from_replies) {
+    let mut metrics = Vec::new();
+    let from_replies = || (!times.is_empty()).then(|| of_replies(times));
+    if let Some([min, mean, max, deviation]) = summary.or_else(from_replies) {
         metrics.extend(nanoseconds("rtt_min", min));
         metrics.extend(nanoseconds("rtt_mean", mean));
         metrics.extend(nanoseconds("rtt_max", max));
@@ -35,10 +73,31 @@ pub fn parse(text: &str) -> Result<Vec<Metric>, String> {
     }
     for (name, share, needs) in [("rtt_p50", 0.5, 2), ("rtt_p90", 0.9, 10), ("rtt_p99", 0.99, P99_NEEDS)] {
         if times.len() >= needs {
-            metrics.extend(nanoseconds(name, rank(&times, share)));
+            metrics.extend(nanoseconds(name, rank(times, share)));
         }
     }
-    Ok(metrics)
+    metrics
+}
+
+/// `icmp_seq=1`; busybox prints `seq=1`.
+fn sequence(line: &str) -> Option<u16> {
+    line.split_once("seq=")?.1.split_whitespace().next()?.parse().ok()
+}
+
+/// Sequence numbers that begin again at 0 after 65535, made to go on; replies may come out of order.
+fn unwrapped(numbers: impl Iterator<Item = u16>) -> BTreeSet<i64> {
+    let mut at: Option<i64> = None;
+    let mut found = BTreeSet::new();
+    for number in numbers {
+        let next = at.map_or(i64::from(number), |at| {
+            // The nearest number that ends in these 16 bits.
+            let step = (i64::from(number) - at + 0x8000).rem_euclid(0x1_0000) - 0x8000;
+            at + step
+        });
+        found.insert(next);
+        at = Some(next);
+    }
+    found
 }
 
 /// The value at a share of sorted values: the smallest with at least that share at or below it.
@@ -164,6 +223,29 @@ From 10.1.0.1 icmp_seq=1 Destination Host Unreachable
         let cut = NORMAL.split("\n---").next().unwrap();
         let names: Vec<String> = figures(cut).into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["rtt_min", "rtt_mean", "rtt_max", "rtt_mdev", "rtt_p50"]);
+    }
+
+    #[test]
+    fn a_part_has_the_loss_between_its_replies() {
+        let reply = |seq: u32| format!("64 bytes from h: icmp_seq={} ttl=64 time=2.0 ms\n", seq & 0xffff);
+        for (numbers, figures) in [
+            (&[7, 8, 9][..], Some((3.0, 3.0, 0.0))),
+            (&[7, 10], Some((4.0, 2.0, 0.5))),
+            (&[8, 7, 9], Some((3.0, 3.0, 0.0))),
+            (&[65534, 65535, 65536, 65538], Some((5.0, 4.0, 0.2))),
+            (&[3], Some((1.0, 1.0, 0.0))),
+            (&[], None),
+        ] {
+            let lines: String = numbers.iter().map(|seq| reply(*seq)).collect();
+            let lines =
+                format!("no answer yet for icmp_seq=2\n{lines}From h icmp_seq=99 Destination unreachable\n");
+            let found = parse_part(&lines).ok();
+            let value = |name: &str| found.as_ref()?.iter().find(|m| m.name == name).map(|m| m.value);
+            let counts = value("sent").zip(value("received")).zip(value("loss"));
+            let counts = counts.map(|((sent, received), loss)| (sent, received, (loss * 1e9).round() / 1e9));
+            assert_eq!(counts, figures, "{numbers:?}");
+            assert_eq!(value("rtt_mean"), figures.map(|_| 2e6));
+        }
     }
 
     #[test]

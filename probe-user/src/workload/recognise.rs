@@ -19,6 +19,21 @@ pub fn parse(command: &[String], stdout: &str) -> Option<(&'static str, Result<V
     Some((tool, parsed))
 }
 
+/// What the part of a command's standard output that falls into one run says of that run; as [`parse`].
+#[must_use]
+pub fn parse_part(command: &[String], lines: &str) -> Option<(&'static str, Result<Vec<Metric>, String>)> {
+    match tool_of(command)? {
+        "ping" => Some(("ping", ping::parse_part(lines))),
+        tool => Some((tool, Err(format!("what {tool} prints speaks of all runs together: no figures")))),
+    }
+}
+
+/// Whether figures of single runs can be read out of what a command prints while it runs on.
+#[must_use]
+pub fn tells_runs_apart(command: &[String]) -> bool {
+    tool_of(command) == Some("ping")
+}
+
 /// The base name of the first word that is neither a wrapper, nor its options, nor an assignment:
 /// `ip netns exec NS ping ...`, `taskset -c 1 /usr/bin/iperf3 ...`, `env LC_ALL=C ping ...`, `timeout 5 ping ...`.
 fn tool_of(command: &[String]) -> Option<&'static str> {

@@ -1,5 +1,6 @@
 //! What a workload yielded: how it ended, how long it took, and the figures its output holds.
 
+use crate::stats::gate::{Figure, Measure};
 use serde::{Deserialize, Serialize};
 
 /// A finished workload.
@@ -13,10 +14,14 @@ pub struct Workload {
     pub exit_code: Option<i32>,
     /// The signal that ended it.
     pub signal: Option<i32>,
-    /// Whether vfprobe ended it because the run was over. Its exit status then says nothing about its success.
+    /// Whether it still ran when the run was over: vfprobe then ended it, and its exit status says nothing about its success;
+    /// a continuous one runs on, and has no exit status.
     #[serde(default)]
     pub stopped: bool,
-    /// Wall time from start to end (ns).
+    /// Whether it is to run through all runs of its session. Its figures are then those of one run.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub continuous: bool,
+    /// Wall time from start to end (ns); of a continuous one the time of the run.
     pub wall_ns: u64,
     /// What its output says.
     #[serde(default)]
@@ -27,6 +32,11 @@ pub struct Workload {
     /// The last lines of its standard error, at most 2 KiB.
     #[serde(default)]
     pub stderr: String,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// One figure of a workload.
@@ -70,17 +80,45 @@ pub enum Better {
     Neither,
 }
 
+impl Unit {
+    /// What figures in it measure, for conditions on them.
+    #[must_use]
+    pub fn measure(self) -> Measure {
+        match self {
+            Self::Nanoseconds => Measure::Time,
+            Self::BitsPerSecond => Measure::BitRate,
+            Self::Share => Measure::Share,
+            Self::Other => Measure::Number,
+        }
+    }
+}
+
 impl Workload {
-    /// Whether the command ended as it should: exit code 0, or ended by vfprobe when the run was over.
+    /// Its figures, for conditions on them.
+    #[must_use]
+    pub fn figures(&self) -> Vec<Figure<f64>> {
+        let Some(tool) = &self.tool else { return Vec::new() };
+        let figure = |metric: &Metric| {
+            let (name, measure) = (metric.name.clone(), metric.unit.measure());
+            Figure { tool: tool.clone(), load: None, name, measure, value: metric.value }
+        };
+        self.metrics.iter().map(figure).collect()
+    }
+
+    /// Whether the command ended as it should: exit code 0, or it still ran when the run was over. A continuous one must not
+    /// end at all.
     #[must_use]
     pub fn succeeded(&self) -> bool {
-        self.stopped || self.exit_code == Some(0)
+        self.stopped || (self.exit_code == Some(0) && !self.continuous)
     }
 
     /// How it ended, in words, when it did not end as it should.
     #[must_use]
     pub fn ending(&self) -> String {
         match (self.exit_code, self.signal) {
+            (Some(code), _) if self.continuous => {
+                format!("workload ended with exit code {code}, and was to run on")
+            }
             (Some(code), _) => format!("workload failed with exit code {code}"),
             (None, Some(signal)) => format!("workload was ended by signal {signal}"),
             (None, None) => "workload failed".to_owned(),

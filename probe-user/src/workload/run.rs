@@ -10,7 +10,7 @@ use std::{
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, BufReader},
-    process::{Child, Command},
+    process::{Child, ChildStdout, Command},
     task::JoinHandle,
 };
 
@@ -73,7 +73,8 @@ pub struct Running {
     group: Option<Pid>,
     started: Instant,
     wall: Option<Duration>,
-    stdout: JoinHandle<Vec<u8>>,
+    /// `None`: somebody else reads it.
+    stdout: Option<JoinHandle<Vec<u8>>>,
     stderr: JoinHandle<Vec<u8>>,
 }
 
@@ -82,6 +83,16 @@ pub struct Running {
 /// # Errors
 /// [`WorkloadError::Start`] names the program.
 pub fn start(command: &[String], echo: Echo) -> Result<Running, WorkloadError> {
+    let (mut running, stdout) = launch(command, echo)?;
+    running.stdout = Some(tokio::spawn(collect(stdout, echo)));
+    Ok(running)
+}
+
+/// As [`start`], but whoever calls it reads the standard output.
+pub(super) fn launch(
+    command: &[String],
+    echo: Echo,
+) -> Result<(Running, Option<ChildStdout>), WorkloadError> {
     let (program, arguments) = command.split_first().ok_or(WorkloadError::Empty)?;
     let started = Instant::now();
     let mut child = Command::new(program)
@@ -93,10 +104,11 @@ pub fn start(command: &[String], echo: Echo) -> Result<Running, WorkloadError> {
         .spawn()
         .map_err(|source| WorkloadError::Start { program: program.clone(), source })?;
     let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-    let stdout = tokio::spawn(collect(child.stdout.take(), echo));
+    let stdout = child.stdout.take();
     let stderr = tokio::spawn(collect(child.stderr.take(), echo));
     let reading = Reading::default();
-    Ok(Running { command: command.to_vec(), reading, child, group, started, wall: None, stdout, stderr })
+    let command = command.to_vec();
+    Ok((Running { command, reading, child, group, started, wall: None, stdout: None, stderr }, stdout))
 }
 
 impl Running {
@@ -122,7 +134,7 @@ impl Running {
     /// # Errors
     /// [`WorkloadError::Wait`].
     pub async fn finish(mut self, grace: Duration) -> Result<Workload, WorkloadError> {
-        let by_itself = self.child.try_wait().map_err(|e| self.wait_error(e))?.is_some();
+        let by_itself = self.has_ended()?;
         if !by_itself {
             self.signal(Signal::INT);
             if tokio::time::timeout(grace, self.wait()).await.is_err() {
@@ -130,9 +142,17 @@ impl Running {
             }
         }
         let status = self.wait().await?;
-        let stdout = (&mut self.stdout).await.unwrap_or_default();
+        let stdout = match &mut self.stdout {
+            Some(stdout) => stdout.await.unwrap_or_default(),
+            None => Vec::new(),
+        };
         let stderr = (&mut self.stderr).await.unwrap_or_default();
         Ok(self.describe(status, !by_itself, &stdout, &stderr))
+    }
+
+    /// Whether the command has ended already.
+    pub(super) fn has_ended(&mut self) -> Result<bool, WorkloadError> {
+        self.child.try_wait().map(|status| status.is_some()).map_err(|e| self.wait_error(e))
     }
 
     async fn wait(&mut self) -> Result<ExitStatus, WorkloadError> {

@@ -56,3 +56,8 @@ function prepare(region) {
   });
 }
 document.querySelectorAll(".scroll").forEach(prepare);
+/* On paper nothing is folded; afterwards it is as it was. */
+addEventListener("beforeprint", () => document.querySelectorAll("details:not([open])").forEach((details) => {
+  details.open = true;
+  addEventListener("afterprint", () => { details.open = false; }, { once: true });
+}));

@@ -8,10 +8,11 @@ use probe_user::export::{
     bounds::Bounds,
     families::{Fold, FoldLabel},
     http::{Limits, listen, serve},
-    negotiate::Format,
+    negotiate::{Coding, Format},
     web::Web,
 };
 use std::{
+    io::Read as _,
     net::SocketAddr,
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -124,9 +125,35 @@ async fn the_form_is_the_one_asked_for() {
     ] {
         let request = format!("GET /metrics HTTP/1.1\r\nHost: t\r\nAccept: {accept}\r\n\r\n");
         let answer = server.exchange(request.as_bytes()).await;
-        assert!(answer.contains(holds) && answer.contains("vary: accept\r\n"), "{accept}: {answer}");
+        assert!(
+            answer.contains(holds) && answer.contains("vary: accept, accept-encoding\r\n"),
+            "{accept}: {answer}"
+        );
         assert_eq!(body(&answer).ends_with("\n# EOF\n"), open, "{accept}");
     }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_compressed_is_the_same() {
+    let server = Server::start(MadeUp::usual(), GENEROUS).await;
+    let plain = server.get("/metrics").await;
+    let mut stream = server.connect().await;
+    let request = b"GET /metrics HTTP/1.1\r\nHost: t\r\nAccept-Encoding: gzip\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    let mut answer = Vec::new();
+    timeout(HANG, stream.read_to_end(&mut answer)).await.expect("the server closes").unwrap();
+    let end = answer.windows(4).position(|w| w == b"\r\n\r\n").unwrap() + 4;
+    let head = String::from_utf8(answer[..end].to_vec()).unwrap();
+    assert!(head.contains("content-encoding: gzip\r\n"), "{head}");
+    assert!(head.contains(&format!("content-length: {}\r\n", answer.len() - end)), "{head}");
+    let mut text = String::new();
+    flate2::read::GzDecoder::new(&answer[end..]).read_to_string(&mut text).unwrap();
+    // Figures of the scrape itself differ.
+    let same = |text: &str| -> Vec<String> {
+        text.lines().filter(|line| !line.starts_with("vfprobe_scrape_")).map(str::to_owned).collect()
+    };
+    assert_eq!(same(&text), same(body(&plain)));
     server.stop().await;
 }
 
@@ -134,9 +161,9 @@ async fn the_form_is_the_one_asked_for() {
 async fn the_shape_can_change_between_scrapes() {
     let exporter = Exporter::new(MadeUp::usual(), Fold::default(), Bounds::Normal);
     let buckets = |text: &[u8]| String::from_utf8_lossy(text).matches("vm_exit_seconds_bucket").count();
-    assert_eq!(buckets(&exporter.metrics(Format::Text).await.unwrap()), 2 * 28);
+    assert_eq!(buckets(&exporter.metrics(Format::Text, Coding::Identity).await.unwrap()), 2 * 28);
     exporter.reform(Fold([FoldLabel::Vcpu].into()), Bounds::Coarse);
-    assert_eq!(buckets(&exporter.metrics(Format::Text).await.unwrap()), 15);
+    assert_eq!(buckets(&exporter.metrics(Format::Text, Coding::Identity).await.unwrap()), 15);
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ mod exposition;
 mod fuzz;
 mod http;
 mod made_up;
+mod moment;
 mod native;
 mod open;
 mod text;

@@ -5,7 +5,7 @@ set -u
 declare -A address=([vm1]=192.168.0.101 [vm2]=192.168.0.102 [vm3]=192.168.0.103 [vm4]=192.168.0.104)
 # From the longest path to the shortest.
 GUESTS="vm4 vm2 vm3 vm1"
-PINGS=200
+PINGS=240
 step() { echo "STEP $*"; }
 stop() { echo "demo: $*" >&2; exit 1; }
 
@@ -26,16 +26,20 @@ measured() { vfprobe path -q --guest "$1" --every -d 10s --json >"/out/$1-$2.jso
 for guest in $GUESTS; do
   step "measuring $guest: idle, $PINGS round trips, throughput"
   measured $guest idle
-  # Both take ten seconds; the round trips end first.
-  measured $guest ping & measuring=$!
-  ping -q -i 0.045 -c $PINGS ${address[$guest]} >/out/$guest-ping.txt || stop "$guest does not answer"
-  wait $measuring || exit 1
+  # The round trips begin before the window and end after it; those within are counted by their time.
+  ping -D -i 0.06 -c $PINGS ${address[$guest]} >/out/$guest-ping.txt & pinging=$!
+  measured $guest ping
+  wait $pinging || stop "$guest does not answer"
   iperf3 -J -c ${address[$guest]} -t 4 >/out/$guest-iperf3.json || stop "no throughput of $guest"
 done
-vfprobe path --color never -d 2s >/out/path.txt || stop "vfprobe path failed"
+
+step "watching all four at once: vfprobe path"
+for guest in $GUESTS; do ping -q -i 0.05 ${address[$guest]} >/dev/null & pings[${guest#vm}]=$!; done
+vfprobe path --color never -d 5s >/out/path.txt || stop "vfprobe path failed"
+kill "${pings[@]}"
 
 step "the four paths side by side"
-python3 /lab/support/paths-table.py /out $PINGS $GUESTS | tee /out/paths.txt
+python3 /lab/support/paths-table.py /out $GUESTS | tee /out/paths.txt
 ((PIPESTATUS[0] == 0)) || stop "no table"
 
 step "switching the guests and the host off"

@@ -121,6 +121,9 @@ guest_tap_start() {
 }
 # guest_monitor NAME COMMAND...: a line for the guest's human monitor (`system_reset`, `info cpus`, ...).
 guest_monitor() { echo "${*:2}" | socat -t 5 - "UNIX-CONNECT:/tmp/$1.mon"; }
+# guest_do NAME COMMAND...: a line for the shell in a guest that was started with $(guest_port NAME); its output is not seen.
+guest_port() { echo "-serial unix:/tmp/$1.tty,server=on,wait=off"; }
+guest_do() { echo "${*:2}" | socat -t 1 - "UNIX-CONNECT:/tmp/$1.tty" >/dev/null; }
 # guest_down NAME: quits the guest's QEMU and waits until it is gone.
 guest_down() {
   local pid

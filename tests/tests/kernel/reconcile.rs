@@ -5,19 +5,33 @@ use anyhow::Context;
 use kvm_ioctls::Kvm;
 use probe_user::{
     app::privileges::CONTROL,
-    app::reconcile::{Mode, ReconcileError, Reconciler},
+    app::reconcile::{Mode, Observed, ReconcileError, Reconciler},
     apply::StateDir,
     host::{HostRoot, parse_allowed_cpus},
+    probes::irq_delivery::{Accepted, Signs},
 };
 use std::{
     fs,
-    sync::mpsc,
+    sync::{Arc, mpsc},
     thread,
     time::{Duration, Instant},
 };
 
 /// Long enough for a very busy machine; a test that passes waits for a fraction of it.
 const DEADLINE: Duration = Duration::from_secs(60);
+
+/// No probe runs.
+struct Nothing;
+
+impl Observed for Nothing {
+    fn accepted(&self) -> Vec<Accepted> {
+        Vec::new()
+    }
+
+    fn signs(&self) -> Signs {
+        Signs::default()
+    }
+}
 
 /// The CPUs a thread of this process may run on.
 fn cpus_of(tid: &str) -> String {
@@ -71,7 +85,7 @@ fn a_policy_is_kept_until_somebody_insists() {
 
     let kvm = Kvm::new().expect("/dev/kvm is needed: modprobe kvm_intel or kvm_amd, and run as root");
     let reconciler = Reconciler::take(HostRoot::live(), &state, path.clone(), Mode::Keep).unwrap();
-    let controller = reconciler.start(Box::new(Vec::new), CONTROL).unwrap();
+    let controller = reconciler.start(Arc::new(Nothing), CONTROL).unwrap();
     let second = Reconciler::take(HostRoot::live(), &state, path.clone(), Mode::Keep).unwrap_err();
     assert!(matches!(second, ReconcileError::State(_)), "{second}");
 

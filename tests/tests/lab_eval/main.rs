@@ -6,6 +6,7 @@ mod observe;
 mod odd;
 mod path;
 mod trace;
+mod tune;
 
 use std::path::PathBuf;
 

@@ -29,7 +29,8 @@ pub(super) struct Made {
     pub(super) third_party: String,
 }
 
-const UNIT: &str = "packaging/vfprobe.service";
+/// The service, and its socket, which is optional.
+const UNITS: [&str; 2] = ["packaging/vfprobe.service", "packaging/vfprobe.socket"];
 const LICENCES: [&str; 3] = ["LICENSE-APACHE", "LICENSE-GPL", "LICENSE-MIT"];
 const SETTINGS: &str = "packaging/vfprobe.toml";
 
@@ -58,9 +59,8 @@ pub(super) fn tarball(root: &Path, made: &Made) -> Result<Vec<Entry>> {
         entry("THIRD-PARTY.txt", third_party.clone().into_bytes()),
     ];
     entries.extend(manual.iter().map(|(name, page)| entry(&format!("man/{name}"), page.clone())));
-    for file in
-        LICENCES.into_iter().chain(["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", UNIT, SETTINGS])
-    {
+    let documents = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", SETTINGS];
+    for file in LICENCES.into_iter().chain(UNITS).chain(documents) {
         entries.push(entry(file, read(&root.join(file))?));
     }
     for folder in
@@ -82,7 +82,6 @@ pub(super) fn system(root: &Path, made: &Made, family: Family) -> Result<Vec<Ent
     let mut entries = vec![
         entry("etc/vfprobe/vfprobe.toml", read(&root.join(SETTINGS))?),
         program("usr/bin/vfprobe", binary),
-        entry("usr/lib/systemd/system/vfprobe.service", read(&root.join(UNIT))?),
         entry("usr/share/bash-completion/completions/vfprobe", bash.clone()),
         entry(&format!("usr/share/zsh/{zsh_functions}/_vfprobe"), zsh.clone()),
         entry("usr/share/fish/vendor_completions.d/vfprobe.fish", fish.clone()),
@@ -96,6 +95,10 @@ pub(super) fn system(root: &Path, made: &Made, family: Family) -> Result<Vec<Ent
                 entries.push(entry(&format!("usr/share/licenses/vfprobe/{file}"), read(&root.join(file))?));
             }
         }
+    }
+    for unit in UNITS {
+        let name = unit.trim_start_matches("packaging/");
+        entries.push(entry(&format!("usr/lib/systemd/system/{name}"), read(&root.join(unit))?));
     }
     for (name, page) in manual {
         entries.push(entry(&format!("usr/share/man/man1/{name}.gz"), gzip(page)?));
@@ -201,6 +204,7 @@ mod tests {
                     "docs/operations.md",
                     "man/vfprobe.1",
                     "packaging/vfprobe.service",
+                    "packaging/vfprobe.socket",
                     "packaging/vfprobe.toml",
                 ][..],
             ),
@@ -210,6 +214,7 @@ mod tests {
                 &[
                     "etc/vfprobe/vfprobe.toml",
                     "usr/lib/systemd/system/vfprobe.service",
+                    "usr/lib/systemd/system/vfprobe.socket",
                     "usr/share/bash-completion/completions/vfprobe",
                     "usr/share/doc/vfprobe/THIRD-PARTY.txt",
                     "usr/share/doc/vfprobe/copyright",
@@ -225,6 +230,7 @@ mod tests {
                 &[
                     "etc/vfprobe/vfprobe.toml",
                     "usr/lib/systemd/system/vfprobe.service",
+                    "usr/lib/systemd/system/vfprobe.socket",
                     "usr/share/licenses/vfprobe/LICENSE-MIT",
                     "usr/share/man/man1/vfprobe.1.gz",
                     "usr/share/zsh/site-functions/_vfprobe",

@@ -165,7 +165,10 @@ fn find_marker<'a>(text: &'a str, key: &str) -> Option<&'a str> {
     complete.lines().rev().find_map(|line| line.strip_prefix(key)).map(str::trim_end)
 }
 
-/// The end of the console, for messages.
+/// How a kernel's account of its own death begins.
+const DEATHS: [&str; 5] = ["BUG: ", "Oops: ", "general protection fault", "Kernel panic", "cut here ]"];
+
+/// The end of the console, for messages; the whole of the kernel's last words when it died of an error.
 fn last_lines(console: &Path) -> String {
     let text =
         fs::read(console).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
@@ -173,7 +176,8 @@ fn last_lines(console: &Path) -> String {
     if lines.is_empty() {
         return "  (it wrote nothing)".to_owned();
     }
-    let from = lines.len().saturating_sub(LAST_LINES);
+    let died = lines.iter().position(|line| DEATHS.iter().any(|death| line.contains(death)));
+    let from = lines.len().saturating_sub(LAST_LINES).min(died.unwrap_or(usize::MAX));
     lines[from..].iter().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
 }
 
@@ -204,5 +208,11 @@ mod tests {
         let error = exit_status(&console).unwrap_err().to_string();
         assert!(error.contains("died before"), "{error}");
         assert!(error.contains("  line 29") && !error.contains("line 9"), "{error}");
+
+        let lines = lines.join("\n").replace("line 3\r", "[ 3.1] BUG: unable to handle page fault\r");
+        fs::write(&console, lines).unwrap();
+        let error = exit_status(&console).unwrap_err().to_string();
+        assert!(error.contains("  [ 3.1] BUG: ") && error.contains("  line 29"), "{error}");
+        assert!(!error.contains("line 2\n"), "{error}");
     }
 }

@@ -20,7 +20,7 @@ use crate::process::{self, shown};
 const ROOT_SUITE: &str = "trixie";
 
 /// What tests, demo and benchmarks use inside the emulated host.
-const ROOT_PACKAGES: [&str; 27] = [
+const ROOT_PACKAGES: [&str; 30] = [
     "bpftrace",
     "busybox-static",
     "ca-certificates",
@@ -33,6 +33,9 @@ const ROOT_PACKAGES: [&str; 27] = [
     "ipxe-qemu",
     "irqbalance",
     "kmod",
+    "libvirt-clients",
+    "libvirt-daemon",
+    "libvirt-daemon-driver-qemu",
     "linux-perf",
     "pciutils",
     "procps",

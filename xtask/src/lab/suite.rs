@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::{Kernel, Lab, Options};
+use crate::packages::{self, PYTHON};
 use crate::process::{cargo, merged_output};
 use crate::tally::{Tally, parse_lab_line, parse_libtest};
 use crate::workspace::{TESTS_PACKAGE, Workspace};
@@ -56,6 +57,8 @@ struct Settings {
     kernels: Vec<String>,
     /// Whether /share has the packages of vfprobe.
     packages: bool,
+    /// Whether what it leaves is judged by SciPy on this machine.
+    scipy: bool,
 }
 
 impl Default for Settings {
@@ -66,6 +69,7 @@ impl Default for Settings {
             append: String::new(),
             kernels: Vec::new(),
             packages: false,
+            scipy: false,
         }
     }
 }
@@ -113,8 +117,11 @@ fn parse_settings(text: &str) -> Result<Settings> {
             "init" if value == "systemd" => append.push(SYSTEMD),
             "init" => bail!("line {number}: `{value}` is no init (systemd)"),
             "packages" => settings.packages = value == "yes",
+            "scipy" => settings.scipy = value == "yes",
             "kernels" => settings.kernels = value.split(',').map(str::to_owned).collect(),
-            _ => bail!("line {number}: `{key}` is no setting (limit, cpus, append, init, kernels, packages)"),
+            _ => bail!(
+                "line {number}: `{key}` is no setting (limit, cpus, append, init, kernels, packages, scipy)"
+            ),
         }
     }
     settings.append = append.join(" ");
@@ -171,13 +178,14 @@ impl Group {
             let boot = self.boot(lab, kernel, share, progress)?;
             match boot.trouble {
                 Some(trouble) if !boot.tally.failed.is_empty() && attempt < ATTEMPTS => {
-                    for failed in &boot.tally.failed {
-                        progress(&format!("not counted: {failed}"));
-                    }
-                    progress(&format!(
-                        "{kernel}: {}: the emulated machine broke down, once more: {trouble}",
-                        self.name
-                    ));
+                    // On the terminal too: a machine that breaks down every time is worth a look.
+                    let mut say = |line: String| {
+                        eprintln!("lab: {line}");
+                        progress(&line);
+                    };
+                    let name = &self.name;
+                    boot.tally.failed.iter().for_each(|failed| say(format!("not counted: {failed}")));
+                    say(format!("{kernel}: {name}: the emulated machine broke down, once more: {trouble}"));
                 }
                 _ => return Ok(boot.tally),
             }
@@ -265,9 +273,16 @@ impl Group {
         if tests.is_empty() {
             return Ok(Tally::default());
         }
+        if self.settings.scipy
+            && let Err(error) = packages::ensure_scipy()
+        {
+            // The test that needs it says so itself.
+            progress(&format!("{error:#}"));
+        }
         let mut command = evaluator();
         command.args(tests).args(["--exact", "--show-output"]);
         command.env("VFPROBE_LAB_OUT", out).env("VFPROBE_LAB_KERNEL", &kernel.name);
+        command.env("VFPROBE_PYTHON", PYTHON);
         let (status, output) = merged_output(&mut command, progress)?;
         let mut tally = parse_libtest(&output);
         if !status.success() && tally.failed.is_empty() {
@@ -317,12 +332,12 @@ mod tests {
     #[test]
     fn a_script_says_how_to_boot_for_it() {
         let text = "# What it tests.\n# lab: limit=90\n# lab: cpus=8\n# lab: append=isolcpus=2-3 nohz_full=2-3\n\
-                    # lab: kernels=6.12\n# lab: init=systemd\n# lab: packages=yes\n. /lab/support/lab.sh\n";
+                    # lab: kernels=6.12\n# lab: init=systemd\n# lab: packages=yes\n# lab: scipy=yes\n. /lab/support/lab.sh\n";
         let settings = parse_settings(text).unwrap();
         assert_eq!(settings.limit, Duration::from_secs(90));
         assert_eq!(settings.cpus, 8);
         assert_eq!(settings.append, format!("isolcpus=2-3 nohz_full=2-3 {SYSTEMD}"));
-        assert!(settings.packages);
+        assert!(settings.packages && settings.scipy);
         assert_eq!(settings.kernels, ["6.12"]);
         assert_eq!(parse_settings("echo\n").unwrap(), Settings::default());
     }

@@ -5,9 +5,10 @@ use std::process::Command;
 
 use anyhow::Result;
 
+use super::is_ci;
 use crate::bpf::{self, Toolchain};
 use crate::lab::{Kernel, Lab, suite};
-use crate::packages::is_root;
+use crate::packages::{self, Program, is_root};
 use crate::process::{cargo, merged_output};
 use crate::promtool;
 use crate::tally::{Tally, parse_libtest};
@@ -30,6 +31,9 @@ pub(crate) enum Outcome {
     /// This machine or user cannot run it; the reason names what is missing and what to do.
     CannotRun(String),
 }
+
+/// What opens the HTML report in a test.
+const BROWSER: Program = Program { name: "chromium", package: "chromium" };
 
 /// Test targets of the `tests` package that are layers of their own or belong to the lab.
 const KERNEL_TARGET: &str = "kernel";
@@ -83,6 +87,12 @@ fn unit(workspace: &Workspace, sink: Sink<'_>) -> Result<Outcome> {
         Ok(path) => drop(command.env("PATH", path)),
         // The tests that need it say so themselves.
         Err(error) => sink(&format!("{error:#}")),
+    }
+    // A developer's machine is not filled with a browser for one test.
+    if is_ci()
+        && let Err(error) = packages::ensure(&[BROWSER])
+    {
+        sink(&format!("{error:#}"));
     }
     libtest(workspace, command.args(["--", "--show-output"]), sink)
 }

@@ -25,7 +25,7 @@ pub(crate) struct Args {
 
 /// Runs the layers one after the other. Under CI=true a layer that cannot run is a failure.
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
-    let ci = env::var_os("CI").is_some_and(|value| !value.is_empty() && value != "false" && value != "0");
+    let ci = is_ci();
     let logs = workspace.target.join("xtask-test");
     fs::create_dir_all(&logs).with_context(|| format!("cannot make {}", logs.display()))?;
     let mut reports = Vec::new();
@@ -55,6 +55,11 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     }
     println!("{}", summary::table(&reports, ci));
     Ok(if summary::failed(&reports, ci) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Whether no developer sits at this machine.
+fn is_ci() -> bool {
+    env::var_os("CI").is_some_and(|value| !value.is_empty() && value != "false" && value != "0")
 }
 
 fn chosen(names: &[String]) -> Result<Vec<&'static Layer>> {

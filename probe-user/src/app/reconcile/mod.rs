@@ -1,9 +1,11 @@
 //! Reconciling: the host is kept as a policy asks while guests come, go and reboot, vectors are made anew or move to
 //! another vCPU, CPUs go offline and other programs write the same settings.
 //!
-//! /proc has no events to wait for (inotify sees no change there), so the numbers of the interrupts and the online CPUs
-//! are looked at often, which is cheap; the settings in force less often; and everything rarely. Every change is a
-//! transaction like that of `apply`, so whatever ends the process, `rollback` restores the host.
+//! The probes see interrupts that are freed, come for the first time or go to another vCPU, and new vCPU threads; signs of
+//! that are looked at very often. Where there are none, /proc has no events to wait for (inotify sees no change
+//! there), so the numbers of the interrupts and the online CPUs are looked at often, which is cheap; the settings in force
+//! less often; and everything rarely. Every change is a transaction like that of `apply`, so whatever ends the process,
+//! `rollback` restores the host.
 
 mod destinations;
 mod strikes;
@@ -21,18 +23,18 @@ use crate::model::topology::Topology;
 use crate::plan::named::is_present;
 use crate::plan::policy::OnStop;
 use crate::plan::{Plan, PlanError, Policy, PolicyError, Step, parse_policy};
-use crate::probes::irq_delivery::Accepted;
+use crate::probes::irq_delivery::{Accepted, Signs};
 use destinations::Destinations;
 use rustix::thread::CapabilitySet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use strikes::{MEMORY, Strikes};
 use tracing::{debug, error, info, warn};
-use watch::{LOOK, Watch};
+use watch::{TICK, Watch};
 
 /// A journal with more steps is begun anew, so that a guest that keeps moving its vectors does not fill /run.
 const JOURNAL_STEPS: usize = 2000;
@@ -90,8 +92,14 @@ impl ReconcileError {
     }
 }
 
-/// What the probes have seen arrive, read when it is asked for.
-pub type Observed = Box<dyn Fn() -> Vec<Accepted> + Send>;
+/// What the probes have seen.
+pub trait Observed: Send + Sync {
+    /// Which vCPUs the vectors of VFs have gone to, as far as that can be read.
+    fn accepted(&self) -> Vec<Accepted>;
+
+    /// Whether something has changed; always the same where nothing tells.
+    fn signs(&self) -> Signs;
+}
 
 /// What is done about a policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -193,7 +201,11 @@ impl Reconciler {
     ///
     /// # Errors
     /// [`ReconcileError::Thread`].
-    pub fn start(mut self, observed: Observed, kept: CapabilitySet) -> Result<Controller, ReconcileError> {
+    pub fn start(
+        mut self,
+        observed: Arc<dyn Observed>,
+        kept: CapabilitySet,
+    ) -> Result<Controller, ReconcileError> {
         let (inbox, messages) = mpsc::channel();
         let work = move || {
             if let Err(error) = privileges::keep(kept) {
@@ -207,31 +219,37 @@ impl Reconciler {
             };
             info!(policy = %self.path.display(), config = self.policy.name, "{what}");
             loop {
-                match messages.recv_timeout(LOOK) {
+                match messages.recv_timeout(TICK) {
                     Ok(Message::Reload) => self.reload(),
                     Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return self.stop(),
                     Err(RecvTimeoutError::Timeout) => {}
                 }
-                self.look(&observed);
+                self.look(&*observed);
             }
         };
         let thread = std::thread::Builder::new().name("controller".to_owned()).spawn(work);
         Ok(Controller { inbox, thread: Mutex::new(Some(thread.map_err(ReconcileError::Thread)?)) })
     }
 
-    fn look(&mut self, observed: &Observed) {
+    fn look(&mut self, observed: &dyn Observed) {
         let now = self.started.elapsed();
         let rest = Duration::from_millis(u64::from(self.policy.limits.debounce_ms));
-        let due = self.watch.look(&self.root, now, rest);
-        if self.destinations.note(&observed()) {
+        let Signs { setups, destinations } = observed.signs();
+        let due = self.watch.look(&self.root, setups, now, rest);
+        let moved = self.destinations.have_moved(destinations, now);
+        if (due.looked || moved) && self.destinations.note(&observed.accepted()) {
             self.watch.wake("a vector goes to another vCPU");
         }
         if due.settings && self.has_drifted() {
             self.watch.wake("settings were changed");
         }
-        let Some(why) = self.watch.go(due, now) else { return };
+        let Some(why) = self.watch.go(due, now).filter(|_| !self.destinations.are_moving(now)) else {
+            return;
+        };
         debug!("comparing the host with the policy: {why}");
-        match self.reconcile(now) {
+        let outcome = self.reconcile(now);
+        debug!("compared in {} ms", self.started.elapsed().saturating_sub(now).as_millis());
+        match outcome {
             Ok(()) => {
                 if self.told.take().is_some() {
                     info!("the policy can be kept again");

@@ -1,13 +1,19 @@
 //! When the host is compared with the policy: soon after something moved and has come to rest, and now and then anyway.
 
 use crate::host::HostRoot;
+use std::ffi::OsString;
+use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
-/// How often the numbers of interrupts and the online CPUs are looked at: one folder listed, one line read.
+/// How often the signs are looked at by which the probes tell that something has changed: one map look-up for a vector.
+pub(super) const TICK: Duration = Duration::from_millis(100);
+/// How often the numbers of interrupts, the online CPUs and the virtual machines are looked at, whatever the signs say: two
+/// folders listed, one line read.
 pub(super) const LOOK: Duration = Duration::from_millis(500);
-/// Every so many looks: whether the settings still are as asked; everything.
-const SETTINGS: u32 = 4;
-const AUDIT: u32 = 20;
+/// How often the settings in force are.
+const SETTINGS: Duration = Duration::from_secs(2);
+/// How often everything is.
+const AUDIT: Duration = Duration::from_secs(10);
 /// A host that never comes to rest is not waited for longer than this many times the rest that is asked for.
 const RESTLESS: u32 = 6;
 /// The longest wait after failures.
@@ -16,70 +22,89 @@ const LONGEST: Duration = Duration::from_secs(300);
 /// What is due at a look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Due {
+    /// Whether the host was looked at, and not only the signs.
+    pub(super) looked: bool,
     pub(super) settings: bool,
     audit: bool,
     quiet: bool,
 }
 
-/// What was seen last, and what has woken the controller since.
+/// What was seen last, and what has woken the controller since. Times are since the start.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
-    looks: u32,
     print: Print,
-    /// Looks since the last change.
-    calm: u32,
-    /// Looks since the first change that nothing was done about.
-    restless: u32,
+    /// When the next look, look at the settings and audit are due.
+    next: [Duration; 3],
+    /// The last change.
+    changed: Duration,
+    /// The first change that nothing was done about.
+    restless: Option<Duration>,
     woken: Option<&'static str>,
     failures: u32,
-    /// No try before, as time since the start.
+    /// No try before.
     not_before: Duration,
 }
 
-/// What changes when guests start, stop and reset, and when CPUs come and go.
-#[derive(Debug, Default, PartialEq, Eq)]
+/// What changes when guests start, stop and reset, and when CPUs and vCPUs come and go.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Print {
-    irqs: Vec<std::ffi::OsString>,
+    irqs: Vec<OsString>,
     online: String,
+    /// Virtual machines, by their folders in KVM's part of debugfs, and how many folders each has: one for a vCPU, also for
+    /// one that the guest has not started yet (virt/kvm/kvm_main.c, `kvm_create_vcpu_debugfs()`).
+    machines: Vec<(OsString, u64)>,
+    /// The probes' sign of vCPUs and interrupts that were set up.
+    setups: u64,
 }
 
 impl Print {
     /// What cannot be read is as if it were not there: the audit tells.
-    fn read(root: &HostRoot) -> Self {
+    fn read(root: &HostRoot, setups: u64) -> Self {
         let names = std::fs::read_dir(root.proc.join("irq")).into_iter().flatten();
         let mut irqs: Vec<_> = names.filter_map(|entry| Some(entry.ok()?.file_name())).collect();
         irqs.sort();
         let online = std::fs::read_to_string(root.sys.join("devices/system/cpu/online"));
-        Self { irqs, online: online.unwrap_or_default() }
+        let entries = std::fs::read_dir(root.sys.join("kernel/debug/kvm")).into_iter().flatten().flatten();
+        // Beside them are files with KVM's counters.
+        let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        let mut machines: Vec<_> =
+            folders.filter_map(|entry| Some((entry.file_name(), entry.metadata().ok()?.nlink()))).collect();
+        machines.sort();
+        Self { irqs, online: online.unwrap_or_default(), machines, setups }
     }
 }
 
 impl Watch {
-    /// Looks at the host.
-    pub(super) fn look(&mut self, root: &HostRoot, now: Duration, rest: Duration) -> Due {
-        self.see(Print::read(root), now, rest)
+    /// Looks at the host, when it is time to or the sign of what was set up has changed.
+    pub(super) fn look(&mut self, root: &HostRoot, setups: u64, now: Duration, rest: Duration) -> Due {
+        let rang = setups != self.print.setups;
+        let print =
+            (rang || self.restless.is_some() || now >= self.next[0]).then(|| Print::read(root, setups));
+        self.see(print, now, rest)
     }
 
-    fn see(&mut self, print: Print, now: Duration, rest: Duration) -> Due {
-        let every = |n: u32| self.looks.is_multiple_of(n);
-        let (settings, audit) = (every(SETTINGS), every(AUDIT));
-        self.looks = self.looks.wrapping_add(1);
-        let looks = u32::try_from(rest.as_millis().div_ceil(LOOK.as_millis())).unwrap_or(u32::MAX).max(1);
-        if self.restless > 0 {
-            self.restless += 1;
+    fn see(&mut self, print: Option<Print>, now: Duration, rest: Duration) -> Due {
+        let looked = print.is_some();
+        if looked {
+            self.next[0] = now + LOOK;
         }
-        if print == self.print {
-            self.calm = self.calm.saturating_add(1);
-        } else {
+        let mut due = [false; 2];
+        for ((next, due), every) in self.next[1..].iter_mut().zip(&mut due).zip([SETTINGS, AUDIT]) {
+            if now >= *next {
+                (*next, *due) = (now + every, true);
+            }
+        }
+        if let Some(print) = print.filter(|print| *print != self.print) {
             self.print = print;
-            self.calm = 0;
-            self.restless = self.restless.max(1);
-            self.wake("interrupts or CPUs have changed");
+            self.changed = now;
+            self.restless.get_or_insert(now);
+            self.wake("interrupts, CPUs or vCPUs have changed");
             // What failed before may succeed now.
             self.not_before = now;
         }
-        let quiet = self.calm >= looks || self.restless >= RESTLESS.saturating_mul(looks);
-        Due { settings, audit, quiet }
+        let quiet = now.saturating_sub(self.changed) >= rest
+            || self.restless.is_some_and(|since| now.saturating_sub(since) >= rest.saturating_mul(RESTLESS));
+        Due { looked, settings: due[0], audit: due[1], quiet }
     }
 
     /// Has the host compared as soon as it is at rest.
@@ -95,7 +120,7 @@ impl Watch {
 
     /// The host is as asked.
     pub(super) fn done(&mut self) {
-        (self.woken, self.restless, self.failures) = (None, 0, 0);
+        (self.woken, self.restless, self.failures) = (None, None, 0);
     }
 
     /// It is not, and could not be made so. Gives the time until the next try.
@@ -104,7 +129,7 @@ impl Watch {
         self.failures = (self.failures + 1).min(9);
         let wait = Duration::from_secs(1 << self.failures).min(LONGEST);
         self.not_before = now + wait;
-        self.restless = 0;
+        self.restless = None;
         wait
     }
 }
@@ -114,20 +139,20 @@ mod tests {
     use super::*;
 
     fn print(irqs: &[&str]) -> Print {
-        Print { irqs: irqs.iter().map(Into::into).collect(), online: "0-3\n".to_owned() }
+        Print { irqs: irqs.iter().map(Into::into).collect(), online: "0-3\n".to_owned(), ..Print::default() }
     }
 
     /// One look half a second after the last.
     fn look(watch: &mut Watch, at: u32, irqs: &[&str]) -> Option<&'static str> {
         let now = LOOK * at;
-        let due = watch.see(print(irqs), now, LOOK);
+        let due = watch.see(Some(print(irqs)), now, LOOK);
         watch.go(due, now)
     }
 
     #[test]
     fn acts_when_the_host_has_come_to_rest() {
         let mut watch = Watch::default();
-        let changed = Some("interrupts or CPUs have changed");
+        let changed = Some("interrupts, CPUs or vCPUs have changed");
         for (at, irqs, expect) in [
             (0, &["1"][..], None),
             (1, &["1"], changed),
@@ -143,7 +168,7 @@ mod tests {
                 watch.done();
             }
         }
-        let audit = (7..=AUDIT).filter_map(|at| look(&mut watch, at, &["1", "30", "31"])).collect::<Vec<_>>();
+        let audit = (7..=20).filter_map(|at| look(&mut watch, at, &["1", "30", "31"])).collect::<Vec<_>>();
         assert_eq!(audit, ["audit"]);
     }
 
@@ -151,7 +176,7 @@ mod tests {
     fn rest_as_long_as_asked() {
         let mut watch = Watch::default();
         let mut acts = |at: u32, irq: &str| {
-            let due = watch.see(print(&[irq]), LOOK * at, Duration::from_millis(1200));
+            let due = watch.see(Some(print(&[irq])), LOOK * at, Duration::from_millis(1200));
             watch.go(due, LOOK * at).is_some()
         };
         let acted: Vec<bool> =
@@ -162,7 +187,7 @@ mod tests {
     #[test]
     fn a_restless_host_is_not_waited_for_for_ever() {
         let mut watch = Watch::default();
-        let looks = (0..RESTLESS).map(|at| look(&mut watch, at, &[&at.to_string()]).is_some());
+        let looks = (0..=RESTLESS).map(|at| look(&mut watch, at, &[&at.to_string()]).is_some());
         assert_eq!(looks.filter(|acted| *acted).count(), 1);
     }
 
@@ -176,5 +201,57 @@ mod tests {
         watch.failed(LOOK * 1);
         assert_eq!(look(&mut watch, 2, &["1"]), None);
         assert_eq!(look(&mut watch, 1 + 600, &["1"]), Some("the last try failed"));
+    }
+
+    #[test]
+    fn the_sign_is_enough_to_look_at_once() {
+        let tree = crate::host::fixture::Tree::new();
+        tree.file("proc/irq/30/smp_affinity", "1\n");
+        let mut watch = Watch::default();
+        let mut look = |at: u32, setups: u64| {
+            let due = watch.look(&tree.root(), setups, TICK * at, LOOK);
+            let acts = watch.go(due, TICK * at).is_some();
+            if acts {
+                watch.done();
+            }
+            (due.looked, acts)
+        };
+        for (at, setups, expected) in [
+            (0, 0, (true, false)),
+            // As long as the host is not at rest, each time.
+            (1, 0, (true, false)),
+            (5, 0, (true, true)),
+            (6, 0, (false, false)),
+            (9, 0, (false, false)),
+            (10, 0, (true, false)),
+            (11, 1, (true, false)),
+            (12, 2, (true, false)),
+            (16, 2, (true, false)),
+            (17, 2, (true, true)),
+            (18, 2, (false, false)),
+        ] {
+            assert_eq!(look(at, setups), expected, "tick {at}");
+        }
+    }
+
+    #[test]
+    fn a_vcpu_that_has_not_run_is_seen() {
+        // Folders count their folders there, as they do in debugfs.
+        let tree = crate::host::fixture::Tree::new();
+        let mut watch = Watch::default();
+        let mut acts = |at: u32| {
+            let due = watch.look(&tree.root(), 0, LOOK * at, LOOK);
+            let acts = watch.go(due, LOOK * at).is_some();
+            if acts {
+                watch.done();
+            }
+            acts
+        };
+        let mut found = vec![acts(0)];
+        for vcpu in 0..2 {
+            tree.file(&format!("sys/kernel/debug/kvm/100-9/vcpu{vcpu}/pid"), "1\n");
+            found.extend([acts(10 * vcpu + 1), acts(10 * vcpu + 2), acts(10 * vcpu + 3)]);
+        }
+        assert_eq!(found, [false, false, true, false, false, true, false]);
     }
 }

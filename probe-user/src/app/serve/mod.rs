@@ -109,11 +109,8 @@ pub fn run(root: HostRoot, options: Options, reread: Reread) -> Result<(), Serve
         let reading =
             privileges::for_reading(|| service.can_be_read()).map_err(io::Error::from).map_err(&give_up)?;
         let seen = Arc::clone(&service);
-        let controller = reconciler
-            .map(|reconciler| {
-                reconciler.start(Box::new(move || seen.accepted()), privileges::CONTROL | reading)
-            })
-            .transpose()?;
+        let controller =
+            reconciler.map(|reconciler| reconciler.start(seen, privileges::CONTROL | reading)).transpose()?;
         let controller = controller.map(Arc::new);
         tracing::info!(address = listen, tls = web.has_tls(), passwords = web.has_users(), "serving metrics");
         if !service_manager::started(&service.status()) {

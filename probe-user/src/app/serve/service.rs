@@ -1,6 +1,7 @@
 //! What a service knows: probes at work, the guests they watch, the configuration in force. It is what the exporter
 //! reads.
 
+use super::super::reconcile::Observed;
 use super::super::{control, observe::Observer, own_cost};
 use super::ServeError;
 use crate::apply::StateDir;
@@ -8,7 +9,7 @@ use crate::export::ledger::Ledger;
 use crate::export::{Began, CountedVf, Hold, ProbeState, ProbeStatus, Source, SourceError, Status};
 use crate::host::{HostRoot, read_topology, read_vf_counters};
 use crate::model::topology::{Guest, Topology};
-use crate::probes::irq_delivery::Accepted;
+use crate::probes::irq_delivery::{Accepted, Signs};
 use crate::probes::vectors::Look;
 use crate::probes::{ProbeReport, ReadError, Verdict};
 use crate::stats::Snapshot;
@@ -105,15 +106,6 @@ impl Service {
         self.now().read().is_ok()
     }
 
-    /// Which vCPUs the vectors of VFs have gone to, as far as that can be read.
-    pub(super) fn accepted(&self) -> Vec<Accepted> {
-        let now = self.now();
-        now.observer.accepted(&now.topology).unwrap_or_else(|error| {
-            tracing::warn!(%error, "where vectors go is not known");
-            Vec::new()
-        })
-    }
-
     /// Reads the topology anew.
     pub(super) fn look_for_guests(&self) {
         let looked = SystemTime::now();
@@ -140,6 +132,21 @@ impl Service {
     }
 }
 
+impl Observed for Service {
+    fn accepted(&self) -> Vec<Accepted> {
+        let now = self.now();
+        now.observer.accepted(&now.topology).unwrap_or_else(|error| {
+            tracing::warn!(%error, "where vectors go is not known");
+            Vec::new()
+        })
+    }
+
+    fn signs(&self) -> Signs {
+        // What cannot be read changes nothing; the audit sees to it.
+        self.now().observer.signs().unwrap_or_default()
+    }
+}
+
 impl Now {
     /// The probes' figures of the guests that are there.
     fn read(&self) -> Result<Snapshot, ReadError> {
@@ -152,12 +159,17 @@ impl Now {
         Ok(snapshot)
     }
 
-    /// The figures, each under the configuration it was counted under.
+    /// The figures, each under the configuration it was counted under. What a probe counts as lost is told from the
+    /// start, with 0: a rate sees growth only from a value that was there.
     fn labelled(&mut self) -> Result<Snapshot, SourceError> {
         match self.read() {
             Ok(snapshot) => {
                 self.broken = None;
-                Ok(self.ledger.label(snapshot))
+                let mut snapshot = self.ledger.label(snapshot);
+                for (probe, cause) in self.observer.losses() {
+                    snapshot.lost.entry(format!("{probe}.{cause}")).or_default();
+                }
+                Ok(snapshot)
             }
             Err(error) => {
                 self.broken = Some(error.to_string());

@@ -70,7 +70,8 @@ pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
 /// Conditions decide alone when there are any; else a headline that is worse is a finding, or what the loads were made
 /// for where a session has several.
 fn exit(assessments: &[Assessment<'_>], output: &Output) -> Exit {
-    let broken: Vec<String> = assessments.iter().flat_map(|a| output.broken(a)).collect();
+    // Comparisons of the same configurations under several loads follow each other.
+    let broken: Vec<String> = assessments.chunk_by(same_pair).flat_map(|pair| output.broken(pair)).collect();
     for line in &broken {
         eprintln!("{line}");
     }
@@ -81,6 +82,10 @@ fn exit(assessments: &[Assessment<'_>], output: &Output) -> Exit {
     };
     let finding = if output.has_conditions() { !broken.is_empty() } else { worse };
     if finding { Exit::Finding } else { Exit::Fine }
+}
+
+fn same_pair(one: &Assessment<'_>, other: &Assessment<'_>) -> bool {
+    (&one.before.name, &one.after.name) == (&other.before.name, &other.after.name)
 }
 
 #[cfg(test)]
@@ -103,6 +108,9 @@ mod tests {
             (3.0, &["irq_delivery.p99 > +5%"], Exit::Finding),
             (0.3, &["irq_delivery.p99 > +5%", "irq_delivery.p50 > 1us"], Exit::Finding),
             (0.3, &["vm_exit{reason=CPUID}.p50 > +5%"], Exit::Finding),
+            (3.0, &["workload.rtt_p99 > +5%"], Exit::Finding),
+            (0.3, &["workload{tool=ping}.rtt_p99 > +5%", "workload.loss > 1%"], Exit::Fine),
+            (0.3, &["workload.throughput < -5%"], Exit::Finding),
         ] {
             let session = decode(sample::lines(4, &[("own", factor)]).as_bytes()).unwrap();
             assert_eq!(

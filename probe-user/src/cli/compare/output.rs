@@ -21,7 +21,8 @@ pub(in crate::cli) struct Output {
     /// Also write a report with drawings: one HTML file that needs no network
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
-    /// Exit with 1 when this holds, such as 'irq_delivery.p99 > +5%'; decides alone, may be repeated
+    /// Exit with 1 when this holds, such as 'irq_delivery.p99 > +5%' or 'workload.throughput < -5%'; decides alone, may be
+    /// repeated
     #[arg(long, value_name = "CONDITION")]
     fail_if: Vec<Gate>,
 }
@@ -72,14 +73,20 @@ impl Output {
         !self.fail_if.is_empty()
     }
 
-    /// The conditions that a comparison breaks or cannot answer, one line each.
-    pub(in crate::cli) fn broken(&self, assessment: &Assessment<'_>) -> Vec<String> {
-        let Assessment { before, after, comparison, .. } = assessment;
-        let judged = self.fail_if.iter().filter_map(|gate| match gate.judge(&comparison.rows) {
+    /// The conditions that the comparisons of two configurations, one for each load, break or cannot answer, one line each.
+    pub(in crate::cli) fn broken(&self, assessments: &[Assessment<'_>]) -> Vec<String> {
+        let figures: Vec<_> = assessments.iter().flat_map(Assessment::figures).collect();
+        let judge = |gate: &Gate| match gate.is_of_workload() {
+            // A figure belongs to one of the loads; series are held to a condition under each.
+            true => vec![gate.judge_workload(&figures)],
+            false => assessments.iter().map(|one| gate.judge(&one.comparison.rows)).collect(),
+        };
+        let broken = self.fail_if.iter().flat_map(judge).filter_map(|outcome| match outcome {
             Outcome::NotMet => None,
             Outcome::Met(text) | Outcome::Unknown(text) => Some(text),
         });
-        judged.map(|text| format!("fail-if {} against {}: {text}", after.name, before.name)).collect()
+        let Some(Assessment { before, after, .. }) = assessments.first() else { return Vec::new() };
+        broken.map(|text| format!("fail-if {} against {}: {text}", after.name, before.name)).collect()
     }
 }
 

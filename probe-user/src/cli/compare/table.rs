@@ -12,9 +12,6 @@ pub(super) fn render(assessments: &[Assessment<'_>], full: bool, paint: Paint) -
     assessments.iter().map(block).collect::<Vec<_>>().join("\n")
 }
 
-/// Changes of a configuration that are listed without being asked.
-const CHANGES_SHOWN: usize = 8;
-
 fn block(assessment: &Assessment<'_>, full: bool, paint: Paint) -> String {
     let verdict = assessment.headline.compared.verdict;
     let line = sentence::verdict(assessment);
@@ -24,16 +21,15 @@ fn block(assessment: &Assessment<'_>, full: bool, paint: Paint) -> String {
     for remark in sentence::remarks(assessment) {
         text += &format!("  {}\n", paint.text(Style::Faint, &remark));
     }
-    let changes = assessment.after.runs.first().map_or(&[][..], |run| run.start.changes.as_slice());
-    // The guest's own vCPUs and vectors come last in a plan, and tell most.
-    let unlisted = if full { 0 } else { changes.len().saturating_sub(CHANGES_SHOWN) };
-    if unlisted > 0 {
+    let (others, own) = assessment.after.runs.first().map(|run| run.changes()).unwrap_or_default();
+    if !others.is_empty() && !full {
         text += &format!(
-            "  {}: {unlisted} changes that keep others off (--full lists them)\n",
-            assessment.after.name
+            "  {}: {} changes that keep other work off the guest's CPUs (--full lists them)\n",
+            assessment.after.name,
+            others.len()
         );
     }
-    for change in &changes[unlisted..] {
+    for change in others.iter().filter(|_| full).chain(own) {
         text += &format!("  {}: {change}\n", assessment.after.name);
     }
     let (rows, hidden) = rows(assessment, full);

@@ -5,7 +5,7 @@ use crate::{
     cli::paint::{Cell, Paint, Style, columns},
     report::{assess::of_guest, format, names},
     session::{Part, Run, Session},
-    stats::{Counter, Series, Snapshot, Summary, series::fold, summary::to_f64},
+    stats::{Counter, Series, Snapshot, Summary, compare::Detail, series::fold, summary::to_f64},
 };
 use std::{cmp::Reverse, collections::BTreeMap};
 
@@ -46,7 +46,13 @@ pub(super) fn configuration(view: &View<'_>, part: Part<'_>, paint: Paint) -> St
         plural(runs.len()),
         to_f64(window_ns) / 1e9
     );
-    for change in runs.first().iter().flat_map(|run| &run.start.changes) {
+    let (others, own) = runs.first().map(|run| run.changes()).unwrap_or_default();
+    let all = view.detail == Detail::Full;
+    if !others.is_empty() && !all {
+        let many = others.len();
+        text += &format!("  changes: {many} that keep other work off the guest's CPUs (--full lists them)\n");
+    }
+    for change in others.iter().filter(|_| all).chain(own) {
         text += &format!("  changes: {change}\n");
     }
     text += &series(&snapshot, window_ns, paint);
@@ -175,6 +181,7 @@ fn workloads(runs: &[&Run], paint: Paint) -> String {
         let figures: Vec<String> =
             workload.metrics.iter().map(|m| format!("{} {}", m.name, format::metric(m))).collect();
         let figures = match figures.as_slice() {
+            [] if workload.continuous => "ran on".to_owned(),
             [] => format!("took {}", format::time(to_f64(workload.wall_ns))),
             some => some.join(", "),
         };

@@ -17,7 +17,7 @@ use crate::report::assess::{Assessment, Named, assess, pairs_within};
 use crate::session;
 use crate::stats::compare::{Detail, Verdict};
 use crate::stats::gate::Gate;
-use crate::workload::Echo;
+use crate::workload::{Echo, tells_runs_apart};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -62,7 +62,7 @@ pub struct Args {
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
     /// End the session and put the host back as soon as one run of a changed host does this, such as
-    /// 'irq_delivery.p99 > +200%' (against the baseline's runs so far); may be repeated
+    /// 'irq_delivery.p99 > +200%' or 'workload.loss > 10%' (changes are against the baseline's runs so far); may be repeated
     #[arg(long, value_name = "CONDITION")]
     abort_if: Vec<Gate>,
     /// Leave the best configuration in force when it is clearly better and breaks no --fail-if
@@ -74,7 +74,7 @@ pub struct Args {
     /// Make the runs that are missing in the file of a session that was cut short; all else is as it was asked for then
     #[arg(long, value_name = "FILE", conflicts_with_all = [
         "guest", "tries", "sweep", "cpus", "isolate", "repeat", "preset", "target", "duration", "warm_up", "seed",
-        "abort_if", "output", "command",
+        "abort_if", "output", "command", "workload_mode",
     ])]
     resume: Option<PathBuf>,
     #[command(flatten)]
@@ -85,9 +85,21 @@ pub struct Args {
     /// COMMAND states its figures itself, as JSON in its last line (docs/workloads.md)
     #[arg(long, requires = "command", conflicts_with = "preset")]
     workload_json: bool,
-    /// A command that makes load, started anew for each run
+    /// Whether COMMAND is started anew for each run, or once, and runs on through all of them
+    #[arg(long, value_name = "MODE", value_enum, default_value = "restart", conflicts_with = "preset")]
+    workload_mode: WorkloadMode,
+    /// A command that makes load
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
+}
+
+/// How long a workload lasts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum WorkloadMode {
+    /// Started for each run, and ended with it.
+    Restart,
+    /// Started once; one that ends fails its run and is started again.
+    Continuous,
 }
 
 /// Experiments that are built in.
@@ -116,6 +128,14 @@ pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
             (path, writer, None, request)
         }
     };
+    if let Some(load) = request.loads.iter().find(|load| load.continuous)
+        && !globals.quiet
+        && !tells_runs_apart(&load.command)
+    {
+        eprintln!(
+            "note: the workload runs on, and what it prints cannot be told apart by runs: no figures of it"
+        );
+    }
     let echo = if globals.verbose > 0 { Echo::ToStderr } else { Echo::No };
     let mut screen = Screen::new(globals);
     let mut show = |event: Event<'_>| screen.show(&event);
@@ -226,7 +246,7 @@ fn conclude<'a>(assessments: &[Assessment<'a>], format: &Output) -> Conclusion<'
     // Comparisons of one configuration under several loads follow each other.
     for one in assessments.chunk_by(|a, b| a.after.config == b.after.config) {
         let after = &one[0].after;
-        let lines: Vec<String> = one.iter().flat_map(|assessment| format.broken(assessment)).collect();
+        let lines = format.broken(one);
         let (verdict, ratio) = match tables.iter().find(|table| table.after == after.name) {
             Some(table) => (table.verdict(), table.gain()),
             None => {
@@ -289,6 +309,10 @@ mod tests {
             let assessments: Vec<_> =
                 pairs.into_iter().map(|pair| assess(pair, Detail::Folded, None)).collect();
             assert_eq!(conclude(&assessments, &Output::default()).best, best, "{others:?}");
+            // A figure that only one of the loads has is no unknown one under the other.
+            let gates = ["workload.throughput < -80%", "workload{load=ping}.rtt_mean > +300%"];
+            let found = conclude(&assessments, &Output::with_conditions(&gates));
+            assert_eq!((found.best, found.broken.len()), (best, 0), "{others:?}: {found:?}");
         }
     }
 

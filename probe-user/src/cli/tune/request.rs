@@ -1,6 +1,6 @@
 //! From arguments to what a session is to be.
 
-use super::{Args, Preset};
+use super::{Args, Preset, WorkloadMode};
 use crate::app::loads::{self, Load};
 use crate::app::tune::BASELINE;
 use crate::app::tuning::{Try, TuneRequest};
@@ -32,12 +32,21 @@ pub(super) fn request(args: &Args, root: &HostRoot) -> Result<TuneRequest, Failu
 
 /// What runs are made under.
 fn loads(args: &Args, root: &HostRoot, guest: &Guest) -> Result<Vec<Load>, Failure> {
-    let Args { duration, warm_up, command, .. } = args;
+    let Args { duration, warm_up, command, workload_mode, .. } = args;
+    let continuous = *workload_mode == WorkloadMode::Continuous;
+    if continuous && args.workload_json {
+        return Err(Failure::usage(anyhow!(
+            "--workload-json needs --workload-mode restart: what COMMAND states at its end speaks of all runs together"
+        )));
+    }
+    if continuous && command.is_empty() {
+        return Err(Failure::usage(anyhow!("--workload-mode continuous needs a COMMAND that is to run on")));
+    }
     let (duration, warm_up) = (*duration, *warm_up);
     match args.preset {
         None => {
             let reading = if args.workload_json { Reading::Stated } else { Reading::ByTool };
-            Ok(vec![Load { name: None, command: command.clone(), reading, warm_up, duration }])
+            Ok(vec![Load { name: None, command: command.clone(), reading, continuous, warm_up, duration }])
         }
         Some(Preset::Paper) => {
             let target = match args.target {

@@ -83,6 +83,7 @@ mod tests {
             name: None,
             command: Vec::new(),
             reading: Reading::ByTool,
+            continuous: false,
             warm_up: Duration::from_secs(1),
             duration: Duration::from_secs(9),
         };

@@ -18,7 +18,7 @@ pub(super) const ROWS: &[Metric] = &[
         Kind::Counter,
         Unit::None,
         &["probe", "cause"],
-        "Events that a probe could not count, by cause; absent while none was lost",
+        "Events that a probe could not count, by cause; 0 while none was lost, absent where the probe is not attached",
     ),
     own(
         "vfprobe_series_hidden_info",

@@ -14,6 +14,8 @@ pub(super) struct AimsView {
     pub(super) class: &'static str,
     pub(super) sign: &'static str,
     pub(super) verdict: String,
+    /// `own against baseline`.
+    pub(super) pair: String,
     pub(super) sentence: String,
     pub(super) table: Table,
 }
@@ -39,6 +41,7 @@ impl AimsView {
             class: class_of(verdict),
             sign: sign_of(verdict),
             verdict: verdict.to_string(),
+            pair: format!("{} against {}", table.after, table.before),
             sentence: table.sentence(),
             table: rows,
         }

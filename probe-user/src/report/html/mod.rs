@@ -65,7 +65,7 @@ pub fn render(assessments: &[Assessment<'_>], notes: &[String]) -> Result<String
         pairs: assessments
             .iter()
             .enumerate()
-            .map(|(n, one)| PairView::new(n, one))
+            .map(|(n, one)| PairView::new(n, one, assessments.len() > 1))
             .collect::<Result<_, _>>()?,
         timelines: sessions
             .iter()

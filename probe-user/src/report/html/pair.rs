@@ -6,7 +6,11 @@ use super::{
     table::{Table, class_of, compared, figure, sign_of},
 };
 use crate::{
-    report::{assess::Assessment, format, names, sentence},
+    report::{
+        aims::change,
+        assess::{Assessment, Group},
+        format, names, sentence,
+    },
     stats::{
         Histogram, Quantile, Summary,
         compare::{Estimate, Verdict},
@@ -20,6 +24,8 @@ use askama::Template;
 #[template(path = "report/pair.html")]
 pub(super) struct PairView {
     pub(super) id: usize,
+    /// Whether the page has others, so that each says which it is.
+    many: bool,
     pub(super) before: String,
     pub(super) after: String,
     /// ` under iperf3`; empty in a session with one load.
@@ -40,8 +46,18 @@ pub(super) struct PairView {
     series: Table,
     hidden_rows: usize,
     left_out: Vec<String>,
-    changes_before: Vec<String>,
-    changes_after: Vec<String>,
+    changes_before: Changes,
+    changes_after: Changes,
+}
+
+/// What was changed for a configuration: those of the guest itself, and, folded, those that make room for it.
+#[derive(Template)]
+#[template(path = "report/changes.html")]
+pub(super) struct Changes {
+    others: Vec<String>,
+    own: Vec<String>,
+    /// What an empty list means.
+    nothing: &'static str,
 }
 
 /// The ratio on its axis.
@@ -70,17 +86,15 @@ pub(super) struct Figure {
 }
 
 impl PairView {
-    pub(super) fn new(id: usize, assessment: &Assessment<'_>) -> Result<Self, askama::Error> {
+    pub(super) fn new(id: usize, assessment: &Assessment<'_>, many: bool) -> Result<Self, askama::Error> {
         let Assessment { before, after, headline, comparison, .. } = assessment;
         let verdict = headline.compared.verdict;
-        let changes = |runs: &[&crate::session::Run]| {
-            runs.first().map(|run| run.start.changes.clone()).unwrap_or_default()
-        };
         let (series, hidden_rows) = series(assessment);
         let guest = headline.labels.get("guest").map_or_else(String::new, |guest| format!(", {guest}"));
         let under = before.load.map_or_else(String::new, |load| format!(" under {load}"));
         Ok(Self {
             id,
+            many,
             before: before.name.clone(),
             after: after.name.clone(),
             verdict: verdict.to_string(),
@@ -104,19 +118,39 @@ impl PairView {
                 .iter()
                 .map(|left| format!("{} {}: {}", left.probe, names::of(&left.labels), left.reason))
                 .collect(),
-            changes_before: changes(&before.runs),
-            changes_after: changes(&after.runs),
+            changes_before: Changes::of(before),
+            changes_after: Changes::of(after),
         })
+    }
+}
+
+impl Changes {
+    fn of(group: &Group<'_>) -> Self {
+        let (others, own) = group.runs.first().map(|run| run.changes()).unwrap_or_default();
+        let tuned = group.session.tuning.is_some();
+        let nothing =
+            if tuned { "nothing: the host as it was found" } else { "nothing by vfprobe for this recording" };
+        Self { others: others.to_vec(), own: own.to_vec(), nothing }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.others.is_empty() && self.own.is_empty()
     }
 }
 
 impl RatioView {
     fn new(id: usize, estimate: Estimate, verdict: Verdict) -> Self {
-        let Estimate { ratio, low, high, .. } = estimate;
+        let Estimate { ratio, low, high, level, .. } = estimate;
         let axis = LogAxis::around(low.min(0.5), high.max(2.0), 20.0, 400.0);
         Self {
             id,
-            text: sentence::ratio(&estimate),
+            text: format!(
+                "{}, with {:.0} % confidence {} to {}",
+                change(ratio),
+                level * 100.0,
+                change(low),
+                change(high)
+            ),
             class: class_of(verdict),
             ticks: axis.ratio_ticks(),
             one: axis.at(1.0),
@@ -150,7 +184,7 @@ fn figures(id: usize, assessment: &Assessment<'_>) -> Result<Vec<Figure>, askama
             id: format!("cpus-{id}"),
             heading: "Where vCPUs and vectors were",
             lead: "As the host had them when the first run of each side began. A box is a CPU; in it stands what can be on no \
-                   other. What may be on several CPUs is in the table."
+                   other. What may be on several CPUs is in the table; CPUs that hold nothing on either side are not drawn."
                 .to_owned(),
             drawing: side("before", &assessment.before.name, before.render()?)
                 + &side("after", &assessment.after.name, after.render()?),
@@ -163,7 +197,8 @@ fn figures(id: usize, assessment: &Assessment<'_>) -> Result<Vec<Figure>, askama
             id: chart.id.clone(),
             heading: "How long interrupts took to reach the guest",
             lead: "From the host's interrupt handler to the guest's entry with the vector injected; all runs of a \
-                   configuration together. Left is faster."
+                   configuration together, so that its percentiles are near the verdict's, which are means of the runs' own. \
+                   Left is faster."
                 .to_owned(),
             drawing: chart.render()?,
             legend: sides.clone(),
@@ -223,7 +258,7 @@ fn figures(id: usize, assessment: &Assessment<'_>) -> Result<Vec<Figure>, askama
             id: format!("exits-{id}"),
             heading: "What exits cost",
             lead: "Host time between a vCPU's exit and its next entry, for each second of recording, by reason. Exits in \
-                   which the guest idles (HLT, MWAIT) are left out."
+                   which the guest idles (HLT, MWAIT) are left out. More interrupts delivered mean more exits: look at the rates."
                 .to_owned(),
             drawing: drawing.render()?,
             legend: sides.clone(),

@@ -57,8 +57,8 @@ pub(super) fn class_of(verdict: Verdict) -> &'static str {
 /// The sign beside a verdict's word, so that it does not rest on colour.
 pub(super) fn sign_of(verdict: Verdict) -> &'static str {
     match verdict {
-        Verdict::Better => "\u{25bc}",
-        Verdict::Worse => "\u{25b2}",
+        Verdict::Better => "\u{2713}",
+        Verdict::Worse => "\u{2717}",
         Verdict::NoDifference => "=",
         Verdict::NotEnoughData => "?",
     }

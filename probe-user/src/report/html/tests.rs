@@ -95,13 +95,71 @@ fn ids_are_unique_and_references_hit() {
     }
 }
 
+/// Screen readers list landmarks by name: each has its own, and none is within a comparison.
+#[test]
+fn landmarks_have_names_of_their_own() {
+    for session in kinds() {
+        let page = page(&session);
+        let text_of = |id: &str| {
+            let inner = page.split(&format!(" id=\"{id}\">")).nth(1).unwrap().split("</h").next().unwrap();
+            inner.split('<').map(|part| part.rsplit('>').next().unwrap().trim()).collect::<String>()
+        };
+        let sections: Vec<&str> = page.split("<section ").skip(1).collect();
+        let mut names: Vec<String> = sections
+            .iter()
+            .map(|section| {
+                let id = section.split("aria-labelledby=\"").nth(1).unwrap().split('"').next().unwrap();
+                text_of(id)
+            })
+            .collect();
+        assert!(names.iter().all(|name| !name.is_empty()), "{names:?}");
+        names.sort();
+        let count = names.len();
+        names.dedup();
+        assert_eq!(names.len(), count, "{names:?}");
+        assert_eq!(page.matches("role=\"region\"").count(), 0, "a table that scrolls is no landmark");
+    }
+}
+
+/// What paper needs stands behind what it takes back.
+#[test]
+fn rules_for_print_come_last() {
+    let style = include_str!("../../../templates/report/style.css");
+    let (_, print) = style.rsplit_once("@media print {").unwrap();
+    assert!(print.trim_end().ends_with("}\n}"), "{print}");
+    assert_eq!(style.matches("@media print").count(), 1);
+    for rule in
+        ["tr[hidden]", ".pair {", ".filter", "details::details-content", "thead th { position: static; }"]
+    {
+        assert!(print.contains(rule), "{rule}");
+    }
+}
+
+#[test]
+fn a_long_list_of_changes_is_folded_and_whole() {
+    let mut tuned = session(3, &[("own", 0.3)]);
+    for run in tuned.runs.iter_mut().filter(|run| run.start.config == "own") {
+        run.start.changes = (0..20).map(|n| format!("change number {n}.")).collect();
+    }
+    let page = page(&tuned);
+    assert!(page.contains("<summary>12 that keep other work off"), "12 of 20");
+    let (folded, open) = page.split_once("</details>").unwrap();
+    for n in 0..20 {
+        let line = format!("<li>change number {n}.</li>");
+        assert_eq!((folded.contains(&line), open.contains(&line)), (n < 12, n >= 12), "{line}");
+    }
+    assert!(page.contains("nothing by vfprobe for this recording"));
+    tuned.tuning = Some(crate::session::Tuning::default());
+    assert!(super::render(&assessed(&tuned), &[]).unwrap().contains("nothing: the host as it was found"));
+}
+
 #[test]
 fn every_drawing_of_figures_has_its_table() {
     let page = page(&session(3, &[("own", 0.3)]));
-    let figures: Vec<&str> = page.split("<section class=\"figure\"").skip(1).collect();
+    let figures: Vec<&str> = page.split("<div class=\"part figure\"").skip(1).collect();
     assert_eq!(figures.len(), 6);
     for figure in figures {
-        let section = figure.split("</section>").next().unwrap();
+        let section = figure.split("<div class=\"part").next().unwrap();
         assert!(section.contains("<svg") && section.contains("<table>"), "{}", &section[..80]);
         assert!(section.contains("<title id=") && section.contains("<desc id="));
     }
@@ -224,7 +282,7 @@ fn what_could_not_be_seen_is_said() {
     let page = page(&kinds().pop().unwrap());
     assert!(page.contains("not enough data"));
     assert_eq!(
-        page.matches("<section class=\"figure\"").count(),
+        page.matches("<div class=\"part figure\"").count(),
         1,
         "where vCPUs were is known, all else would be a drawing of nothing"
     );

@@ -95,7 +95,7 @@ pub(super) fn runs(id: usize, session: &Session) -> Option<(Timeline, Table)> {
         table.push(vec![
             run.start.order.to_string().into(),
             part.to_string().into(),
-            figure(format::time(to_f64(run.snapshot.from_ns.saturating_sub(first)))),
+            figure(since(to_f64(run.snapshot.from_ns.saturating_sub(first)))),
             figure(format::time(to_f64(run.duration_ns()))),
             figure(delivered.map(|s| s.histogram.n()).sum::<u64>().to_string()),
             remarks.join("; ").into(),
@@ -104,10 +104,15 @@ pub(super) fn runs(id: usize, session: &Session) -> Option<(Timeline, Table)> {
     let drawing = Timeline {
         id: format!("timeline-{id}"),
         height: Px(8.0 + to_f64(lanes.len().try_into().unwrap_or(0)) * LANE + 30.0),
-        ticks: axis.ticks(format::time),
+        ticks: axis.ticks(since),
         lanes,
     };
     Some((drawing, table))
+}
+
+/// A time since the first run: `0 s`, `19.5 s`.
+fn since(ns: f64) -> String {
+    if ns > 0.0 { format::time(ns) } else { "0 s".to_owned() }
 }
 
 fn said(unfit: Option<String>) -> String {

@@ -15,7 +15,7 @@ pub fn correct(rows: Vec<&mut Compared>) {
         row.p_holm = Some(p);
         let allowed = row.estimate.map_or(0.0, |e| 1.0 - e.level);
         if p > allowed && matches!(row.verdict, Verdict::Better | Verdict::Worse) {
-            row.reason = Some(format!("{} if judged alone, not among {among}", row.verdict));
+            row.reason = Some(format!("{} if judged alone, maybe chance among {among} rows", row.verdict));
             row.verdict = Verdict::NoDifference;
         }
     }
@@ -86,7 +86,10 @@ mod tests {
             assert_eq!(rows[0].verdict, expected, "{factor} among {others}: {:?}", rows[0]);
             assert!(rows[0].p_holm.unwrap() >= rows[0].estimate.unwrap().p);
             let alone = factor > 1.0 && expected == Verdict::NoDifference;
-            assert_eq!(rows[0].reason.as_deref(), alone.then_some("worse if judged alone, not among 40"));
+            assert_eq!(
+                rows[0].reason.as_deref(),
+                alone.then_some("worse if judged alone, maybe chance among 40 rows")
+            );
             assert_eq!((rows[last].p_holm, rows[last].verdict), (None, Verdict::NotEnoughData));
         }
     }

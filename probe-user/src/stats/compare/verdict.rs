@@ -62,7 +62,8 @@ pub struct Side {
     pub runs: usize,
     /// Number of values, all runs together.
     pub n: u64,
-    /// Geometric mean of the runs' figures; `None` when a run has none.
+    /// Geometric mean of the runs' figures; the arithmetic one where a figure is zero, as losses are. `None` when a run has
+    /// none.
     pub value: Option<f64>,
 }
 
@@ -73,11 +74,12 @@ pub struct Compared {
     pub before: Side,
     /// The runs after.
     pub after: Side,
-    /// The ratio with its interval; `None` when there is not enough data.
+    /// The ratio with its interval; `None` when there is not enough data, or when both sides are zero in every run.
     pub estimate: Option<Estimate>,
     /// The outcome.
     pub verdict: Verdict,
-    /// What is missing, when there is not enough data; and when only [`correct`](super::correct) made it no difference, that.
+    /// What is missing, when there is not enough data; and when only [`correct`](super::correct) made it no difference, or
+    /// when there is no difference because all is zero, that.
     pub reason: Option<String>,
     /// `p` among all rows of its table, after Holm's correction; `None` when it is no row of one.
     pub p_holm: Option<f64>,
@@ -115,12 +117,18 @@ pub fn judge(
     direction: Direction,
     method: Method,
 ) -> Compared {
-    let side = |figures: &[f64], n| Side { runs: figures.len(), n, value: geometric_mean(figures) };
+    let side = |figures: &[f64], n| Side { runs: figures.len(), n, value: mean(figures) };
     let (b, a) = (side(before, n_before), side(after, n_after));
     if b.runs.min(a.runs) < FEWEST_RUNS {
         let reason =
             format!("{FEWEST_RUNS} runs a side are needed, there are {} before and {} after", b.runs, a.runs);
         return Compared::not_enough(b, a, reason);
+    }
+    if direction == Direction::Lower && before.iter().chain(after).all(|figure| *figure == 0.0) {
+        // A loss or count of errors that never was: it has no ratio, but nothing is missing either.
+        let reason = Some("zero in every run".to_owned());
+        let verdict = Verdict::NoDifference;
+        return Compared { before: b, after: a, estimate: None, verdict, reason, p_holm: None };
     }
     let Some(estimate) = estimate(before, after, method) else {
         return Compared::not_enough(
@@ -140,9 +148,13 @@ pub fn judge(
     Compared { before: b, after: a, estimate: Some(estimate), verdict, reason: None, p_holm: None }
 }
 
-fn geometric_mean(figures: &[f64]) -> Option<f64> {
-    let logs: f64 = figures.iter().map(|x| x.ln()).sum();
-    let mean = (logs / figures.len() as f64).exp();
+/// Geometric, unless a figure is zero: it would hide all the others.
+fn mean(figures: &[f64]) -> Option<f64> {
+    let of = |values: &mut dyn Iterator<Item = f64>| values.sum::<f64>() / figures.len() as f64;
+    let mean = match figures.contains(&0.0) {
+        true => of(&mut figures.iter().copied()),
+        false => of(&mut figures.iter().map(|x| x.ln())).exp(),
+    };
     (!figures.is_empty() && mean.is_finite()).then_some(mean)
 }
 
@@ -169,8 +181,25 @@ mod tests {
             (&calm, &third[..2], Direction::Lower, Verdict::NotEnoughData),
             (&[], &[], Direction::Lower, Verdict::NotEnoughData),
             (&calm, &[0.0, 1.0, 1.0], Direction::Lower, Verdict::NotEnoughData),
+            (&[0.0; 3], &[0.0; 3], Direction::Lower, Verdict::NoDifference),
+            (&[0.0; 3], &[0.0; 3], Direction::Higher, Verdict::NotEnoughData),
+            (&[0.0; 3], &[0.0; 2], Direction::Lower, Verdict::NotEnoughData),
         ] {
             assert_eq!(verdict(before, after, direction), expected, "{before:?} {after:?}");
+        }
+    }
+
+    #[test]
+    fn zeros_do_not_hide_other_figures() {
+        for (figures, expected) in [
+            (&[2.0, 8.0][..], Some(4.0)),
+            (&[0.0, 0.0, 0.3], Some(0.1)),
+            (&[0.0, 0.0], Some(0.0)),
+            (&[-1.0, 2.0], None),
+            (&[], None),
+        ] {
+            let found = mean(figures);
+            assert_eq!(found.map(|x| (x * 1e9).round()), expected.map(|x| x * 1e9), "{figures:?}");
         }
     }
 

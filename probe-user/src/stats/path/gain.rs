@@ -34,7 +34,7 @@ pub struct VfPrice {
 /// Hops, times and CPU time of a path. What is `None` was not seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Price {
-    /// Hops of the host that packets to the guest were seen to take.
+    /// Hops of the host that packets to the guest take ([`Way::hops_taken`](super::Way::hops_taken)).
     pub hops_to_guest: Option<usize>,
     /// The same of packets from the guest.
     pub hops_from_guest: Option<usize>,
@@ -48,8 +48,8 @@ pub struct Price {
     pub from_guest_p99_ns: Option<u64>,
     /// CPU time of the guest's threads outside the guest and of vhost for each packet (ns).
     pub cpu_per_packet_ns: Option<f64>,
-    /// The same for each interrupt of a VF (ns). An interrupt stands for one packet or more, so this is the most that a
-    /// packet can have cost where the driver of the PF counts none.
+    /// The same for each interrupt of a VF (ns), for where the driver of the PF counts no packets. How many packets an
+    /// interrupt stands for depends on driver and load, and may be less than one.
     pub cpu_per_interrupt_ns: Option<f64>,
 }
 

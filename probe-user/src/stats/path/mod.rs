@@ -324,10 +324,13 @@ impl Way {
         self.hops.iter().find(|time| time.hop == "total" && time.not_observable.is_none())
     }
 
-    /// Hops that packets were seen to take.
+    /// Hops that packets take: that half of those took at least that took the most frequent one. A few to all, or to another
+    /// guest, go other ways.
     #[must_use]
     pub fn hops_taken(&self) -> usize {
-        self.hops.iter().filter(|time| time.hop != "total" && time.n > 0).count()
+        let hops = || self.hops.iter().filter(|time| time.hop != "total" && time.n > 0);
+        let most = hops().map(|time| time.n).max().unwrap_or(0);
+        hops().filter(|time| time.n >= most.div_ceil(2)).count()
     }
 }
 

@@ -139,6 +139,20 @@ fn a_tap_has_hops_in_order_and_a_price() {
 }
 
 #[test]
+fn hops_of_single_packets_are_not_the_path_s() {
+    for (n, expected) in
+        [(&[170, 170, 0][..], 2), (&[170, 1, 170], 2), (&[5, 3, 2], 2), (&[1, 1], 2), (&[], 0)]
+    {
+        let hops = ["bridge", "qdisc", "ring"].into_iter().zip(n);
+        let mut hops: Vec<_> = hops
+            .map(|(hop, n)| HopTime { n: *n, ..hop_time(hop.into(), &Histogram::default(), None) })
+            .collect();
+        hops.push(HopTime { n: 500, ..hop_time("total".into(), &Histogram::default(), None) });
+        assert_eq!(Way { hops, ..Way::default() }.hops_taken(), expected, "{n:?}");
+    }
+}
+
+#[test]
 fn a_vf_has_interrupts_and_what_its_driver_tells() {
     let address: PciAddress = "0000:01:10.0".parse().unwrap();
     let told = VfTraffic { rx_packets: Some(6), tx_packets: Some(4), ..VfTraffic::default() };

@@ -357,7 +357,10 @@ fn churn() -> Result<()> {
         present.insert(names[place].clone());
         ledger.keep_guests(|guest| present.contains(guest));
         if n % CHANGE == 0 {
-            ledger.switch(snapshot(&names, &times), if n / CHANGE % 2 == 0 { "direct" } else { "baseline" });
+            ledger.switch(
+                snapshot(&names, &times),
+                if (n / CHANGE).is_multiple_of(2) { "direct" } else { "baseline" },
+            );
         }
         if n % SHOWN == 0 {
             let labelled = ledger.label(snapshot(&names, &times));

@@ -118,7 +118,9 @@ pub async fn record_run(
             Traffic::Continuous(continuous)
         }
         (None, []) => Traffic::Nothing,
-        (None, command) => Traffic::Anew(workload::start(command, request.echo)?.read_as(request.reading)),
+        (None, command) => {
+            Traffic::Anew(Box::new(workload::start(command, request.echo)?.read_as(request.reading)))
+        }
     };
     let mut stop = Stop::new();
     let mut interrupted = tokio::select! {

@@ -60,7 +60,7 @@ impl Continuous {
         self.lines = Lines::default();
         let (running, stdout) = launch(&self.command, self.echo)?;
         self.running = Some(running);
-        let fd = stdout.map(|stdout| stdout.into_owned_fd()).transpose();
+        let fd = stdout.map(tokio::process::ChildStdout::into_owned_fd).transpose();
         if let Some(fd) = fd.map_err(|source| self.unreadable(source))? {
             self.lines.read(fd, self.echo).map_err(|source| self.unreadable(source))?;
         }

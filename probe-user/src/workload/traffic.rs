@@ -13,7 +13,7 @@ pub enum Traffic<'a> {
     /// None.
     Nothing,
     /// Started for this run.
-    Anew(Running),
+    Anew(Box<Running>),
     /// Runs through all runs.
     Continuous(&'a mut Continuous),
 }

@@ -56,6 +56,8 @@ impl MapReader for Maps {
             last_cpu: 2,
             generation: 1,
             multicast: 1,
+            last_vcpu: 0,
+            pad: 0,
         })
     }
 
@@ -135,7 +137,20 @@ impl MapReader for Maps {
         let switched_ns = [0; SWITCHES_KEPT];
         Ok(vec![(
             101,
-            Vcpu { tgid: 100, vcpu_id: 0, running: 1, cpu: 2, switches: 0, switched_ns, exit, irq, sched },
+            Vcpu {
+                tgid: 100,
+                vcpu_id: 0,
+                running: 1,
+                cpu: 2,
+                tid: 101,
+                returns_seen: 0,
+                kvm: 0,
+                switches: 0,
+                switched_ns,
+                exit,
+                irq,
+                sched,
+            },
         )])
     }
 

@@ -150,7 +150,7 @@ fn a_long_list_of_changes_is_folded_and_whole() {
     }
     assert!(page.contains("nothing by vfprobe for this recording"));
     tuned.tuning = Some(crate::session::Tuning::default());
-    assert!(super::render(&assessed(&tuned), &[]).unwrap().contains("nothing: the host as it was found"));
+    assert!(render(&assessed(&tuned), &[]).unwrap().contains("nothing: the host as it was found"));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! A network namespace of this thread's own with a bridge and taps that the test itself reads and writes.
+//! A network namespace of this thread's own with a bridge, taps and macvtaps that the test itself reads and writes.
 
 #![expect(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a test's support fails with the place")]
 
@@ -47,10 +47,15 @@ pub fn counter(device: &str, path: &str) -> u64 {
     all[0].pointer(path).and_then(serde_json::Value::as_u64).unwrap_or_else(|| panic!("no {path} in {all}"))
 }
 
-/// A tap whose other side is the test.
+/// What stands before each frame of a macvtap: a `struct virtio_net_hdr` (drivers/net/tap.c, `tap_open`).
+const VNET_HEADER: usize = 10;
+
+/// A tap or macvtap whose other side is the test.
 #[derive(Debug)]
 pub struct Tap {
     file: File,
+    /// Bytes before each frame.
+    header: usize,
     /// Its number.
     pub ifindex: u32,
 }
@@ -59,20 +64,26 @@ impl Tap {
     /// Makes one of that name; it goes when it is dropped.
     #[must_use]
     pub fn new(name: &str) -> Self {
-        const NONBLOCK: i32 = 0o4000;
-        let file =
-            OpenOptions::new().read(true).write(true).custom_flags(NONBLOCK).open("/dev/net/tun").unwrap();
+        let file = open("/dev/net/tun");
         let mut request = IfReq { name: [0; 16], flags: IFF_TAP | IFF_NO_PI, rest: [0; 22] };
         request.name[..name.len()].copy_from_slice(name.as_bytes());
         // SAFETY: the request is a whole `struct ifreq`, which the kernel reads.
         let result = unsafe { ioctl_with_ref(&file, TUNSETIFF, &request) };
         assert_eq!(result, 0, "TUNSETIFF {name}: {}", std::io::Error::last_os_error());
-        Self { file, ifindex: index(name) }
+        Self { file, header: 0, ifindex: index(name) }
+    }
+
+    /// The file of a macvtap.
+    #[must_use]
+    pub fn of_macvtap(name: &str) -> Self {
+        let ifindex = index(name);
+        Self { file: open(&format!("/dev/tap{ifindex}")), header: VNET_HEADER, ifindex }
     }
 
     /// The guest sends a frame.
     pub fn send(&mut self, frame: &[u8]) {
-        assert_eq!(self.file.write(frame).unwrap(), frame.len());
+        let all = [&[0; VNET_HEADER][..self.header], frame].concat();
+        assert_eq!(self.file.write(&all).unwrap(), all.len());
     }
 
     /// The guest takes all frames that wait for it; those of the wanted protocol are counted.
@@ -80,12 +91,20 @@ impl Tap {
         let (mut frame, mut n) = ([0; 2048], 0);
         loop {
             match self.file.read(&mut frame) {
-                Ok(len) => n += u64::from(len >= 14 && frame[12..14] == protocol.to_be_bytes()),
+                Ok(len) => {
+                    let frame = &frame[self.header..len];
+                    n += u64::from(frame.len() >= 14 && frame[12..14] == protocol.to_be_bytes());
+                }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return n,
                 Err(e) => panic!("reading a tap: {e}"),
             }
         }
     }
+}
+
+fn open(path: &str) -> File {
+    const NONBLOCK: i32 = 0o4000;
+    OpenOptions::new().read(true).write(true).custom_flags(NONBLOCK).open(path).unwrap()
 }
 
 /// The number of an interface.

@@ -2,6 +2,7 @@
 //! is given to another begins with zeroes.
 
 use super::loader::{Loaded, read_error};
+use crate::model::nic::PathKind;
 use crate::model::path::{PathRole, Paths};
 use crate::probes::{Needs, ReadError};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues};
@@ -103,6 +104,7 @@ const HISTS: &str = "PATH_HIST";
 
 fn role(role: &PathRole) -> Role {
     match role {
+        PathRole::Tap { path: PathKind::Macvtap, .. } => Role::Macvtap,
         PathRole::Tap { bridged: true, .. } => Role::Tap,
         PathRole::Tap { bridged: false, .. } => Role::LoneTap,
         PathRole::Bridge => Role::Bridge,

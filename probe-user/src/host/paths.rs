@@ -72,7 +72,14 @@ mod tests {
             .collect();
         assert_eq!(
             told,
-            ["5 eth7 uplink", "7 br7 bridge", "8 tap1 vhost true", "9 tap0 virtio true", "12 lone tap false"]
+            [
+                "5 eth7 uplink",
+                "7 br7 bridge",
+                "8 tap1 vhost true",
+                "9 tap0 virtio true",
+                "11 macvtap0 macvtap false",
+                "12 lone tap false"
+            ]
         );
     }
 }

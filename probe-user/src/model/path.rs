@@ -26,24 +26,23 @@ pub struct PathDevice {
 /// What a device is to guests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PathRole {
-    /// A tap of this guest.
+    /// A tap or macvtap of this guest.
     Tap {
         /// The guest's name.
         guest: String,
         /// Who moves packets between tap and guest.
         path: PathKind,
-        /// Whether it is a port of a bridge.
+        /// Whether it is a port of a bridge; a macvtap never is.
         bridged: bool,
     },
     /// A bridge with taps as ports.
     Bridge,
-    /// A device with hardware behind it below such a bridge.
+    /// A device with hardware behind it below such a bridge, or below a macvtap.
     Uplink,
 }
 
 impl Paths {
-    /// The devices of a topology. `index_of` tells the number of a device by its name. A macvtap is none: what it takes
-    /// shows in no event.
+    /// The devices of a topology. `index_of` tells the number of a device by its name.
     #[must_use]
     pub fn of(topology: &Topology, netns: u32, mut index_of: impl FnMut(&str) -> Option<u32>) -> Self {
         let mut devices: Vec<PathDevice> = Vec::new();
@@ -53,7 +52,7 @@ impl Paths {
             }
         };
         let nics = || topology.guests.iter().flat_map(|guest| guest.nics.iter().map(move |nic| (guest, nic)));
-        for (guest, nic) in nics().filter(|(_, nic)| nic.path != PathKind::Macvtap) {
+        for (guest, nic) in nics() {
             let Some(ifindex) = nic.ifindex else { continue };
             let role =
                 PathRole::Tap { guest: guest.name.clone(), path: nic.path, bridged: nic.bridge.is_some() };

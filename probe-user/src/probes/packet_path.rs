@@ -1,6 +1,7 @@
 //! `packet_path`: the way of guests' packets through the host's network stack, hop by hop (docs/probes.md).
 
 use super::{Hook, MapReader, Names, Needs, ProbeReport, ProbeSpec, ReadError, Role, hook};
+use crate::model::nic::PathKind;
 use crate::model::path::{PathDevice, PathRole};
 use crate::stats::{Counter, Histogram, Labels, Observability, Series, Snapshot};
 use probe_ebpf::probes::packet_path::{
@@ -119,10 +120,15 @@ fn with(labels: &Labels, more: &[(&str, &str)]) -> Labels {
 fn counters(device: &PathDevice, counts: &Counts, out: &mut Snapshot) {
     let labels = device_labels(device);
     let tap = matches!(device.role, PathRole::Tap { .. });
+    // What a tap sends goes to its guest; what a macvtap sends comes from it.
+    let (in_by, out_by) = match device.role {
+        PathRole::Tap { path: PathKind::Macvtap, .. } => ("to_guest", "from_guest"),
+        _ => ("from_guest", "to_guest"),
+    };
     for (point, word, direction) in [
-        (Point::Received, "received", "from_guest"),
-        (Point::Queued, "queued", "to_guest"),
-        (Point::Sent, "sent", "to_guest"),
+        (Point::Received, "received", in_by),
+        (Point::Queued, "queued", out_by),
+        (Point::Sent, "sent", out_by),
         (Point::Read, "read", "to_guest"),
     ] {
         let mut labels = with(&labels, &[("point", word)]);
@@ -155,15 +161,10 @@ fn series(
     out: &mut Snapshot,
 ) -> Result<(), ReadError> {
     let labels = device_labels(known);
-    // What a routed packet passes before its tap, and after it, is none of these devices.
-    let routed = device.is(DeviceRole::LoneTap);
     for (hop, direction, word) in Hop::ALL {
-        let seen = !routed || matches!(hop, Hop::InQdisc | Hop::InRing | Hop::InTotal);
-        let observable = if seen {
-            Observability::Yes
-        } else {
-            Observability::No("the tap is no port of a bridge".to_owned())
-        };
+        let hidden = hidden(device, hop);
+        let seen = hidden.is_none();
+        let observable = hidden.map_or(Observability::Yes, |why| Observability::No(why.to_owned()));
         let histogram = if seen {
             Histogram::from(&maps.hist("PATH_HIST", device.index() * HOPS + hop as u32)?)
         } else {
@@ -173,6 +174,18 @@ fn series(
         out.series.push(Series { probe: SPEC.name.into(), labels, observable, histogram });
     }
     Ok(())
+}
+
+/// Why a hop of a device has no times.
+fn hidden(device: Device, hop: Hop) -> Option<&'static str> {
+    // What a routed packet passes before its tap, and after it, is none of these devices.
+    if device.is(DeviceRole::LoneTap) && !matches!(hop, Hop::InQdisc | Hop::InRing | Hop::InTotal) {
+        return Some("the tap is no port of a bridge");
+    }
+    if device.is(DeviceRole::Macvtap) && matches!(hop, Hop::InBridge | Hop::InQdisc) {
+        return Some("a macvtap has no such hop: macvlan puts packets into its ring at once");
+    }
+    None
 }
 
 /// Labels that say where a packet was dropped: at the guest's tap it was on its way to, else that it came from.
@@ -203,7 +216,20 @@ fn place(devices: &[(Device, &PathDevice)], key: &DropKey, reason: &str) -> Opti
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::nic::PathKind;
+
+    #[test]
+    fn hops_that_a_device_does_not_have_are_hidden() {
+        for (role, expected) in [
+            (DeviceRole::Tap, 0),
+            // All from the guest, and the bridge to it.
+            (DeviceRole::LoneTap, 4),
+            (DeviceRole::Macvtap, 2),
+        ] {
+            let device = Device::new(role, 0);
+            let n = Hop::ALL.iter().filter(|(hop, ..)| hidden(device, *hop).is_some()).count();
+            assert_eq!(n, expected, "{role:?}");
+        }
+    }
 
     #[test]
     fn drops_are_named_by_the_guest_they_concern() {
@@ -216,13 +242,16 @@ mod tests {
         let uplink = PathDevice { ifindex: 3, netdev: "eth0".into(), role: PathRole::Uplink };
         let [at_a, at_b] = [0, 1].map(|index| Device::new(DeviceRole::Tap, index));
         let at_uplink = Device::new(DeviceRole::Uplink, 2);
-        let devices = [(at_a, &a), (at_b, &b), (at_uplink, &uplink)];
+        let (at_m, m) = (Device::new(DeviceRole::Macvtap, 3), tap("m", PathKind::Macvtap));
+        let devices = [(at_a, &a), (at_b, &b), (at_uplink, &uplink), (at_m, &m)];
         for (from, to, state, expected) in [
             (at_uplink, at_a, GIVEN, Some("a to_guest ring")),
             (at_uplink, at_a, QUEUED, Some("a to_guest qdisc")),
             (at_a, at_b, GIVEN, Some("b to_guest ring")),
             (at_a, at_uplink, QUEUED, Some("a from_guest qdisc")),
             (at_a, Device::NONE, ENTERED, Some("a from_guest bridge")),
+            (at_uplink, at_m, GIVEN, Some("m to_guest ring")),
+            (at_m, Device::NONE, ENTERED, Some("m from_guest bridge")),
             (at_uplink, Device::NONE, ENTERED, Some("- - bridge")),
             (Device::new(DeviceRole::Tap, 9), Device::NONE, ENTERED, None),
         ] {

@@ -9,6 +9,7 @@ mod delivery;
 mod exits;
 mod guests;
 mod load;
+mod macvtap;
 mod noise;
 mod paths;
 mod reconcile;

@@ -243,14 +243,13 @@ fn path_receive(ctx: RawTracePointContext) -> i32 {
     let len = read_field::<u32>(skb, &OFF_SKB_LEN).unwrap_or(0);
     // The link-layer header has been taken off by now (eth_type_trans).
     let counts = count(device, Point::Received, u64::from(len) + 14);
+    // A copy that macvlan made for it of a packet to many: what it was made of was seen at the device below.
+    if device.is(Role::Macvtap) {
+        return 0;
+    }
     if !device.is(Role::Bridge) {
-        if enter(skb, device, Device::NONE, ns)
-            && device.is_tap()
-            && let Some(counts) = counts
-            && let Some(segments) = segments(skb, len)
-        {
-            add(&mut counts.merged_in, 1);
-            add(&mut counts.segments_in, segments);
+        if enter(skb, device, Device::NONE, ns) && device.is_tap() {
+            merged_in(counts, skb, len);
         }
         return 0;
     }
@@ -279,6 +278,16 @@ fn original(sampling: &Sampling, skb: u64) -> Option<Flight> {
 }
 
 #[inline(always)]
+fn merged_in(counts: Option<&mut Counts>, skb: u64, len: u32) {
+    if let Some(counts) = counts
+        && let Some(segments) = segments(skb, len)
+    {
+        add(&mut counts.merged_in, 1);
+        add(&mut counts.segments_in, segments);
+    }
+}
+
+#[inline(always)]
 fn merged_out(counts: Option<&mut Counts>, skb: u64, len: u32) {
     if let Some(counts) = counts
         && let Some(segments) = segments(skb, len)
@@ -302,6 +311,13 @@ fn path_queue(ctx: RawTracePointContext) -> i32 {
     if device.is(Role::Bridge) {
         // From the host itself.
         enter(skb, device, Device::NONE, ns);
+        return 0;
+    }
+    if device.is(Role::Macvtap) {
+        // From the guest.
+        if enter(skb, device, Device::NONE, ns) {
+            merged_in(counts, skb, len);
+        }
         return 0;
     }
     if device.is(Role::LoneTap) {
@@ -398,6 +414,16 @@ fn path_xmit(ctx: RawTracePointContext) -> i32 {
     0
 }
 
+/// The macvtap that a packet has got to since it was received from the device below: macvlan says so only by the packet's
+/// device (drivers/net/macvlan.c, `macvlan_handle_frame`).
+#[inline(always)]
+fn macvtap(skb: u64, flight: &Flight) -> Option<Device> {
+    if flight.state != ENTERED || !flight.from.is(Role::Uplink) {
+        return None;
+    }
+    device_of(skb).filter(|device| device.is(Role::Macvtap))
+}
+
 // match-proto:v5.15:include/trace/events/skb.h:consume_skb(struct sk_buff *skb)
 // match-proto:v6.6:include/trace/events/skb.h:consume_skb(struct sk_buff *skb, void *location)
 #[raw_tracepoint(tracepoint = "consume_skb")]
@@ -407,11 +433,15 @@ fn path_consume(ctx: RawTracePointContext) -> i32 {
     let ns = now();
     let flight = *flight;
     let _ = FLIGHT.remove(skb);
-    if flight.state == GIVEN {
-        hop(flight.to, Hop::InRing, flight.last_ns, ns);
-        hop(flight.to, Hop::InTotal, flight.first_ns, ns);
+    let to = if flight.state == GIVEN { Some(flight.to) } else { macvtap(skb, &flight) };
+    if let Some(to) = to {
+        hop(to, Hop::InRing, flight.last_ns, ns);
+        hop(to, Hop::InTotal, flight.first_ns, ns);
         let len = read_field::<u32>(skb, &OFF_SKB_LEN).unwrap_or(0);
-        count(flight.to, Point::Read, u64::from(len));
+        let counts = count(to, Point::Read, u64::from(len));
+        if to.is(Role::Macvtap) {
+            merged_out(counts, skb, len);
+        }
     } else if let Some(sampling) = own_element(&PATH_SAMPLING) {
         add(&mut sampling.left, 1);
     }
@@ -421,7 +451,11 @@ fn path_consume(ctx: RawTracePointContext) -> i32 {
 #[inline(always)]
 fn dropped(skb: u64, reason: u32) {
     let Some(flight) = flight(skb) else { return };
-    let key = DropKey { from: flight.from, to: flight.to, state: flight.state, reason };
+    let mut key = DropKey { from: flight.from, to: flight.to, state: flight.state, reason };
+    if let Some(to) = macvtap(skb, flight) {
+        key.to = to;
+        key.state = GIVEN;
+    }
     let _ = FLIGHT.remove(skb);
     let known = PATH_DROPS.get_ptr_mut(key).or_else(|| {
         // Another CPU may be first; its zero is as good.

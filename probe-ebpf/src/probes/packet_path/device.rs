@@ -18,6 +18,8 @@ pub enum Role {
     Bridge = 3,
     /// A port of such a bridge with hardware behind it.
     Uplink = 4,
+    /// A guest's macvtap: what it sends comes from the guest; what goes to the guest passes no event of its own.
+    Macvtap = 5,
 }
 
 /// A device in one word: its role in the upper 16 bits, the index of its figures in the lower. 0 is none.
@@ -53,7 +55,7 @@ impl Device {
     #[inline(always)]
     #[must_use]
     pub const fn is_tap(self) -> bool {
-        self.is(Role::Tap) || self.is(Role::LoneTap)
+        self.is(Role::Tap) || self.is(Role::LoneTap) || self.is(Role::Macvtap)
     }
 }
 
@@ -69,7 +71,8 @@ mod tests {
     fn role_and_index_share_a_word() {
         let device = Device::new(Role::Bridge, 511);
         assert_eq!((device.index(), device.is(Role::Bridge), device.is_tap()), (511, true, false));
-        assert!(Device::new(Role::LoneTap, 0).is_tap() && !Device::NONE.is_tap());
+        assert!(Device::new(Role::LoneTap, 0).is_tap() && Device::new(Role::Macvtap, 0).is_tap());
+        assert!(!Device::NONE.is_tap());
         assert_ne!(Device::new(Role::Tap, 0), Device::NONE);
     }
 }

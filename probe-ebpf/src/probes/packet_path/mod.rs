@@ -19,11 +19,12 @@ pub enum Hop {
     InBridge = 0,
     /// To the guest: queued at the tap until given to its driver.
     InQdisc = 1,
-    /// To the guest: given to the tap's driver until its reader has taken it.
+    /// To the guest: given to the tap's driver until its reader has taken it. Of a macvtap, which has no queue, received from
+    /// the device below until then.
     InRing = 2,
     /// To the guest: first seen until taken.
     InTotal = 3,
-    /// From the guest: received from the tap until queued at another port or handed to the host itself.
+    /// From the guest: received from the tap (queued at the macvtap) until queued at another port or handed to the host itself.
     OutBridge = 4,
     /// From the guest: queued at another port until given to its driver.
     OutQdisc = 5,

@@ -252,15 +252,17 @@ fn has(labels: &Labels, wanted: &[(&str, &str)]) -> bool {
 
 fn tap(counters: &Counters<'_>, guest: &Guest, nic: &Nic) -> TapPath {
     let here = [("guest", guest.name.as_str()), ("netdev", nic.netdev.as_str())];
-    let not_followed = match nic {
-        Nic { path: PathKind::Macvtap, .. } => Some("what a macvtap takes shows in no event"),
-        Nic { ifindex: None, .. } => Some("not in this network namespace"),
-        _ => None,
-    };
+    let not_followed = nic.ifindex.is_none().then_some("not in this network namespace");
     let [to_guest, from_guest] = ["to_guest", "from_guest"].map(|direction| way(counters, &here, direction));
     let passed =
         |way: &Way, point: &str| way.points.iter().find(|p| p.point == point).map_or(0, |p| p.packets);
-    let packets = passed(&to_guest, "sent") + passed(&from_guest, "received");
+    let packets = match nic.path {
+        // Those to the guest pass no point at which all are counted.
+        PathKind::Macvtap if counters.sum("one_in_most", &[]) > 1 => None,
+        PathKind::Macvtap => Some(passed(&to_guest, "read") + passed(&from_guest, "queued")),
+        _ => Some(passed(&to_guest, "sent") + passed(&from_guest, "received")),
+    };
+    let alone = guest.nics.len() + guest.vfs.len() == 1;
     TapPath {
         guest: guest.name.clone(),
         netdev: nic.netdev.clone(),
@@ -270,9 +272,7 @@ fn tap(counters: &Counters<'_>, guest: &Guest, nic: &Nic) -> TapPath {
         not_followed: not_followed.map(str::to_owned),
         busy: counters.sum("busy", &here),
         // The threads serve all cards of the guest; with one only they can be put to its account.
-        cost: counters
-            .cost(&guest.name)
-            .map(|cost| cost.shared_by((guest.nics.len() + guest.vfs.len() == 1).then_some(packets))),
+        cost: counters.cost(&guest.name).map(|cost| cost.shared_by(packets.filter(|_| alone))),
         to_guest,
         from_guest,
     }

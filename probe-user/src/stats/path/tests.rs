@@ -175,8 +175,28 @@ fn what_was_not_counted_has_no_price() {
     snapshot.counters.retain(|c| c.name != "guest_ns" && c.name != "seen" && c.name != "polled");
     let report = report(&snapshot, &topology(), &BTreeMap::new());
     assert_eq!((report.taps[0].cost, report.followed, report.softirq), (None, None, None));
-    let mut macvtap = topology();
-    macvtap.guests[1].nics[0].path = PathKind::Macvtap;
-    let report = super::report(&Snapshot::default(), &macvtap, &BTreeMap::new());
-    assert_eq!(report.taps[0].not_followed.as_deref(), Some("what a macvtap takes shows in no event"));
+    let mut elsewhere = topology();
+    elsewhere.guests[1].nics[0].ifindex = None;
+    let report = super::report(&Snapshot::default(), &elsewhere, &BTreeMap::new());
+    assert_eq!(report.taps[0].not_followed.as_deref(), Some("not in this network namespace"));
+}
+
+#[test]
+fn packets_of_a_macvtap_are_known_when_all_are_followed() {
+    let mut topology = topology();
+    topology.guests[1].nics[0].path = PathKind::Macvtap;
+    for (one_in, packets) in [(1, Some(12)), (2, None)] {
+        let mut snapshot = snapshot();
+        let tap = "guest=vm2,path=macvtap,netdev=tap2";
+        snapshot.counters.retain(|c| c.name != "packets" && c.name != "one_in_most");
+        snapshot.counters.extend([
+            counter(PROBE, "packets", &format!("{tap},direction=to_guest,point=read"), 5),
+            counter(PROBE, "packets", &format!("{tap},direction=to_guest,point=received"), 2),
+            counter(PROBE, "packets", &format!("{tap},direction=from_guest,point=queued"), 7),
+            counter(PROBE, "packets", &format!("{tap},direction=from_guest,point=sent"), 7),
+            counter(PROBE, "one_in_most", "", one_in),
+        ]);
+        let report = report(&snapshot, &topology, &BTreeMap::new());
+        assert_eq!(report.taps[0].cost.unwrap().packets, packets);
+    }
 }

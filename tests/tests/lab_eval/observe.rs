@@ -65,9 +65,12 @@ impl Capture {
 fn differences(what: &str, mut values: Vec<u64>, series: Option<&Series>, own_ns: u64) -> Vec<String> {
     values.sort_unstable();
     let ours = u64::try_from(values.len()).unwrap();
+    // Whether a vCPU slept when its interrupt came is told by events of two CPUs. Where they come within microseconds
+    // of each other, a capture and a program need not see them in one order.
+    let edges = if what.ends_with(" wake") { EDGES + ours / 50 } else { EDGES };
     let reported = series.map_or(0, |s| s.histogram.n());
     let mut found = Vec::new();
-    if !verdict::count_agrees(ours, reported, EDGES) {
+    if !verdict::count_agrees(ours, reported, edges) {
         found.push(format!("{what}: n {reported}, the oracle has {ours}"));
     }
     let Some(series) = series else { return found };

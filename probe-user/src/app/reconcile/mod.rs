@@ -8,25 +8,28 @@
 //! `rollback` restores the host.
 
 mod destinations;
+mod error;
+mod release;
 mod strikes;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 use super::control::{Writers, plan_on};
 use super::privileges;
 use crate::apply::{
-    self, Applied, ApplyError, Host as _, InForce, LiveHost, Options, RollbackError, RollbackOptions,
-    StateDir, StateError, StateLock, TargetError,
+    self, Applied, Host as _, InForce, LiveHost, Options, RollbackOptions, StateDir, StateLock,
 };
 use crate::host::{HostRoot, read_topology};
 use crate::model::owners::Owner;
 use crate::model::topology::Topology;
 use crate::plan::named::is_present;
 use crate::plan::policy::OnStop;
-use crate::plan::{Plan, PlanError, Policy, PolicyError, Step, parse_policy};
-use crate::probes::irq_delivery::{Accepted, Signs};
+use crate::plan::{Held, PlanError, Policy, Renewed, Step, parse_policy};
+use crate::probes::irq_delivery::{Accepted, Freed, Signs};
 use destinations::Destinations;
+pub use error::ReconcileError;
 use rustix::thread::CapabilitySet;
-use std::io;
 use std::path::PathBuf;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -39,63 +42,15 @@ use watch::{TICK, Watch};
 /// A journal with more steps is begun anew, so that a guest that keeps moving its vectors does not fill /run.
 const JOURNAL_STEPS: usize = 2000;
 
-/// Why the policy cannot be kept, now or at all.
-#[derive(Debug, thiserror::Error)]
-pub enum ReconcileError {
-    /// The policy file cannot be read.
-    #[error("cannot read the policy {}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// It is no policy.
-    #[error("{}: {source}", path.display())]
-    Policy {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong, and where.
-        source: PolicyError,
-    },
-    /// Another configuration is in force.
-    #[error("{0} is in force, not by this policy; undo it with `vfprobe rollback`, then start again")]
-    InForce(String),
-    /// The state folder cannot be used, or another vfprobe holds it.
-    #[error(transparent)]
-    State(#[from] StateError),
-    /// The host cannot be read.
-    #[error(transparent)]
-    Host(#[from] TargetError),
-    /// The host cannot meet the policy.
-    #[error(transparent)]
-    Plan(#[from] PlanError),
-    /// A change failed; says what became of it.
-    #[error(transparent)]
-    Apply(#[from] ApplyError),
-    /// Undoing could not begin.
-    #[error("cannot undo: {0}")]
-    Rollback(#[from] RollbackError),
-    /// Undoing left something.
-    #[error("not all could be undone: {}", .0.join("; "))]
-    LeftOver(Vec<String>),
-    /// No thread can be started.
-    #[error("cannot start the controller")]
-    Thread(#[source] io::Error),
-}
-
-impl ReconcileError {
-    /// Whether the policy itself is at fault.
-    #[must_use]
-    pub fn is_usage(&self) -> bool {
-        matches!(self, Self::Read { .. } | Self::Policy { .. })
-    }
-}
-
 /// What the probes have seen.
 pub trait Observed: Send + Sync {
     /// Which vCPUs the vectors of VFs have gone to, as far as that can be read.
     fn accepted(&self) -> Vec<Accepted>;
+
+    /// How often the interrupts of vectors were freed, as far as that can be seen.
+    fn freed(&self) -> Freed {
+        Freed::new()
+    }
 
     /// Whether something has changed; always the same where nothing tells.
     fn signs(&self) -> Signs;
@@ -119,15 +74,21 @@ pub struct Reconciler {
     /// Without it nothing is changed.
     lock: Option<StateLock>,
     path: PathBuf,
+    /// The same as it stands in the journal.
+    name: String,
     policy: Policy,
     strikes: Strikes,
     destinations: Destinations,
     watch: Watch,
+    /// How often interrupts had been freed when the host was compared last.
+    freed: Freed,
     started: Instant,
     /// The last failure that was told.
     told: Option<String>,
     /// What the last plan left, or would change, and said so.
     noted: Vec<String>,
+    /// Guests that the policy cannot be kept for.
+    held: Vec<Held>,
 }
 
 enum Message {
@@ -160,8 +121,8 @@ impl Controller {
 }
 
 impl Reconciler {
-    /// Reads the policy, takes the lock, and undoes what a killed vfprobe has left. What is in force of this very policy is
-    /// gone on with.
+    /// Reads the policy, takes the lock, and undoes what a killed vfprobe has left. What a service has kept in force by this
+    /// very policy file is gone on with; what somebody has applied by hand, under whatever name, is theirs.
     ///
     /// # Errors
     /// [`ReconcileError`]; nothing was begun.
@@ -172,25 +133,33 @@ impl Reconciler {
             Mode::Tell => None,
         };
         let host = LiveHost::new(root.clone());
+        let absolute = std::path::absolute(&path).unwrap_or_else(|_| path.clone());
         let this = Self {
             root,
             host,
             state: state.clone(),
             lock,
             path,
+            name: absolute.display().to_string(),
             policy,
             strikes: Strikes::default(),
             destinations: Destinations::default(),
             watch: Watch::default(),
+            freed: Freed::new(),
             started: Instant::now(),
             told: None,
             noted: Vec::new(),
+            held: Vec::new(),
         };
         let found = this.in_force()?.filter(|_| mode == Mode::Keep);
         match found {
             Some(found) if !found.settled => this.undo("a change was cut short")?,
-            Some(found) if found.configs != [this.policy.name.clone()] => {
-                return Err(ReconcileError::InForce(found.configs.join("+")));
+            Some(found)
+                if found.configs != [this.policy.name.clone()]
+                    || found.kept_by.as_ref() != Some(&this.name) =>
+            {
+                let configs = found.configs.join("+");
+                return Err(ReconcileError::InForce { configs, kept_by: found.kept_by });
             }
             _ => {}
         }
@@ -247,7 +216,7 @@ impl Reconciler {
             return;
         };
         debug!("comparing the host with the policy: {why}");
-        let outcome = self.reconcile(now);
+        let outcome = self.reconcile(now, observed.freed());
         debug!("compared in {} ms", self.started.elapsed().saturating_sub(now).as_millis());
         match outcome {
             Ok(()) => {
@@ -278,23 +247,24 @@ impl Reconciler {
     fn has_drifted(&self) -> bool {
         // What cannot be read is told by the audit.
         let Ok(Some(found)) = self.in_force() else { return false };
-        found.checks.iter().any(|c| c.is_drift() && !self.strikes.is_released(&c.target.key()))
+        let is_left =
+            |key| self.strikes.is_released(&key) || self.held.iter().any(|h| h.targets.contains(&key));
+        found.checks.iter().any(|check| check.is_drift() && !is_left(check.target.key()))
     }
 
     /// Brings the host to what the policy asks of the guests that are there.
-    fn reconcile(&mut self, now: Duration) -> Result<(), ReconcileError> {
+    fn reconcile(&mut self, now: Duration, freed: Freed) -> Result<(), ReconcileError> {
         if self.lock.is_none() {
             return self.tell();
         }
+        // Read before the host is: what is freed from here on shows as freed next time.
+        let before = std::mem::replace(&mut self.freed, freed);
         let found = self.in_force()?;
         if found.as_ref().is_some_and(|f| !f.settled) {
             self.undo("a change was cut short")?;
         }
         if found.is_some() {
-            let gone = match &self.lock {
-                Some(lock) => apply::release_gone(&self.host, lock)?.len(),
-                None => 0,
-            };
+            let gone = self.release(&self.made_anew(&before)?)?;
             if gone > 0 {
                 info!(targets = gone, "gone, and with them what was done for them");
             }
@@ -303,9 +273,23 @@ impl Reconciler {
                 self.undo("the journal has become long")?;
             }
         }
-        let Some(mut plan) = self.plan()? else {
+        let Some(Renewed { mut plan, ceded, held }) = self.plan(&self.policy)? else {
+            self.hold(Vec::new());
             return if found.is_some() { self.undo("no guest of the policy is running") } else { Ok(()) };
         };
+        self.hold(held);
+        if !ceded.is_empty() {
+            self.release(&|standing, found| {
+                let theirs = ceded.contains(&standing.target.key());
+                if theirs {
+                    info!(
+                        "{}: left at {found}, as somebody else has set it: the policy has nothing against it",
+                        standing.target
+                    );
+                }
+                theirs
+            })?;
+        }
         let mut writers = None;
         for standing in self.state.load()?.standing() {
             let key = standing.target.key();
@@ -335,7 +319,8 @@ impl Reconciler {
             return Ok(());
         }
         let Some(lock) = &self.lock else { return Ok(()) };
-        let Applied { steps, skipped, pending } = apply::apply(&self.host, &plan, lock, &Options::new())?;
+        let options = Options { kept_by: Some(&self.name), ..Options::new() };
+        let Applied { steps, skipped, pending } = apply::apply(&self.host, &plan, lock, &options)?;
         if steps == 0 && skipped.is_empty() {
             return Ok(());
         }
@@ -349,9 +334,17 @@ impl Reconciler {
 
     /// Says what would be changed, as long as it is not what was said last.
     fn tell(&mut self) -> Result<(), ReconcileError> {
-        let lines = match self.plan()? {
+        let (plan, held) = match self.plan(&self.policy)? {
+            Some(Renewed { plan, held, .. }) => (Some(plan), held),
+            None => (None, Vec::new()),
+        };
+        let for_all = held.is_empty();
+        self.hold(held);
+        let lines = match plan {
             None => vec!["no guest of the policy is running: nothing would be set".to_owned()],
-            Some(plan) if plan.steps.is_empty() => vec!["the host is as the policy asks".to_owned()],
+            Some(plan) if plan.steps.is_empty() && for_all => {
+                vec!["the host is as the policy asks".to_owned()]
+            }
             Some(plan) => {
                 let line = |step: &Step| {
                     format!("would set {}: {} -> {} ({})", step.target, step.now, step.new, step.reason)
@@ -371,11 +364,26 @@ impl Reconciler {
         self.noted = lines;
     }
 
+    /// Tells for whom the policy cannot be kept, each once, and for whom it can be again.
+    fn hold(&mut self, held: Vec<Held>) {
+        for Held { guest, error, .. } in &held {
+            if !self.held.iter().any(|before| (&before.guest, &before.error) == (guest, error)) {
+                error!("the policy cannot be kept for guest {guest}, which stays as it is: {error}");
+            }
+        }
+        for Held { guest, .. } in &self.held {
+            if !held.iter().any(|now| now.guest == *guest) {
+                info!("guest {guest} is no longer held");
+            }
+        }
+        self.held = held;
+    }
+
     /// The plan for those of the policy's guests that are there; `None` when there is none.
-    fn plan(&self) -> Result<Option<Plan>, PlanError> {
+    fn plan(&self, policy: &Policy) -> Result<Option<Renewed>, PlanError> {
         let mut topology = read_topology(&self.root);
         self.destinations.fill(&mut topology);
-        let policy = for_present(&self.policy, &topology);
+        let policy = for_present(policy, &topology);
         if policy.guests.is_empty() {
             return Ok(None);
         }
@@ -401,9 +409,10 @@ impl Reconciler {
     fn reload(&mut self) {
         match read_policy(&self.path) {
             Ok(policy) => {
-                // Another policy may ask less than the former one did; what both ask is written again at once.
+                // Another policy may ask less than the former one did; what both ask is written again at once. One that
+                // this host cannot meet must not cost the guests what they have.
                 if policy != self.policy
-                    && let Err(error) = self.undo("the policy was changed")
+                    && let Err(error) = self.check(&policy).and_then(|()| self.undo("the policy was changed"))
                 {
                     return error!("the former policy is kept: {}", chain(&error));
                 }
@@ -413,6 +422,14 @@ impl Reconciler {
                 self.watch.wake("the policy was read again");
             }
             Err(error) => error!("the former policy is kept: {}", chain(&error)),
+        }
+    }
+
+    /// Whether this host can meet a policy now, for every guest that is there.
+    fn check(&self, policy: &Policy) -> Result<(), ReconcileError> {
+        match self.plan(policy)?.and_then(|renewed| renewed.held.into_iter().next()) {
+            Some(held) => Err(held.error.into()),
+            None => Ok(()),
         }
     }
 

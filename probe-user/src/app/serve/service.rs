@@ -9,7 +9,7 @@ use crate::export::ledger::Ledger;
 use crate::export::{Began, CountedVf, Figures, Hold, ProbeState, ProbeStatus, Source, SourceError, Status};
 use crate::host::{HostRoot, read_topology, read_vf_counters};
 use crate::model::topology::{Guest, Topology};
-use crate::probes::irq_delivery::{Accepted, Signs};
+use crate::probes::irq_delivery::{Accepted, Freed, Signs};
 use crate::probes::vectors::Look;
 use crate::probes::{ProbeReport, ReadError, Verdict};
 use crate::stats::Snapshot;
@@ -139,6 +139,14 @@ impl Observed for Service {
         now.observer.accepted(&now.topology).unwrap_or_else(|error| {
             tracing::warn!(%error, "where vectors go is not known");
             Vec::new()
+        })
+    }
+
+    fn freed(&self) -> Freed {
+        let now = self.now();
+        now.observer.freed(&now.topology).unwrap_or_else(|error| {
+            tracing::warn!(%error, "whether interrupts were made anew is not known");
+            Freed::new()
         })
     }
 

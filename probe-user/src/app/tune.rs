@@ -269,6 +269,10 @@ impl Session<'_> {
             self.continuous = continuous;
             let ended = ended?;
             show(Event::End(&place, &ended));
+            if !ended.end.not_held.is_empty() {
+                // The next run of this configuration begins with all of it in force again.
+                self.undo()?;
+            }
             if ended.interrupted || interrupts.raised() {
                 return Err(TuneError::Interrupted);
             }

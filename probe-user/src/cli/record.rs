@@ -64,7 +64,7 @@ pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
     let bar = progress::Bar::new(globals, &args.config, duration);
     let finished = super::runtime()?
         .block_on(record::record_run(&root, &mut writer, &request, None, &mut record::AsItIs, &mut |p| {
-            bar.show(p)
+            bar.show(p);
         }))
         .map_err(|error| {
             drop(std::fs::remove_file(&path));

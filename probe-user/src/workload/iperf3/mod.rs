@@ -212,7 +212,7 @@ iperf Done.
             (
                 TCP_REVERSE,
                 (3020, 1000, 3100),
-                Some(&[("throughput", of(12_582_912.0, 2.000_005_066_394_805_9))]),
+                Some(&[("throughput", of(12_582_912.0, 2.000_005_066_394_806))]),
             ),
             (
                 TCP_REVERSE,

@@ -342,10 +342,15 @@ fn status_of(report: &ProbeReport, cost: Option<(Duration, u64)>, broken: Option
         (described, _) => described,
     };
     let run_ns = cost.map(|(time, _)| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+    let missing = match &report.verdict {
+        Verdict::Ready { missing } => missing.len(),
+        Verdict::Unsupported { .. } | Verdict::NotApplicable { .. } => 0,
+    };
     ProbeStatus {
         name: report.probe.clone(),
         state,
         reason,
+        missing,
         run_ns,
         runs: cost.map(|(_, runs)| runs),
     }
@@ -446,24 +451,26 @@ mod tests {
             loses: "service".to_owned(),
             reason: "no such event".to_owned(),
         };
-        for (verdict, broken, state, reason) in [
-            (Verdict::Ready { missing: vec![] }, None, ProbeState::Running, "raw tracepoint, tracepoint"),
+        for (verdict, broken, state, missing, reason) in [
+            (Verdict::Ready { missing: vec![] }, None, ProbeState::Running, 0, "raw tracepoint, tracepoint"),
             (
                 Verdict::Ready { missing: vec![missing] },
                 None,
                 ProbeState::Running,
+                1,
                 "raw tracepoint, tracepoint; without service",
             ),
-            (Verdict::Ready { missing: vec![] }, Some("gone"), ProbeState::Failed, "gone"),
+            (Verdict::Ready { missing: vec![] }, Some("gone"), ProbeState::Failed, 0, "gone"),
             (
                 Verdict::Unsupported { reason: "no BTF".to_owned() },
                 Some("gone"),
                 ProbeState::Unsupported,
+                0,
                 "no BTF",
             ),
         ] {
             let status = status_of(&report(verdict), None, broken);
-            assert_eq!((status.state, status.reason.as_str()), (state, reason));
+            assert_eq!((status.state, status.missing, status.reason.as_str()), (state, missing, reason));
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::memory::{Event, Killed, MemoryHost, Slot};
 use super::{
     Applied, ApplyError, Options, Outcome, RollbackOptions, RollbackReport, StateDir, StateLock, apply,
-    release, rollback, verify,
+    release, rollback, settled, verify,
 };
 use crate::model::{CpuSet, IrqNumber, Pid, Tid, Value, VcpuId};
 use crate::plan::journal::Standing;
@@ -97,7 +97,16 @@ impl Bench {
     }
 
     pub(super) fn holds(&self) -> Option<bool> {
-        verify(&self.host, &self.state().load().unwrap(), "").map(|in_force| in_force.holds())
+        let journal = self.state().load().unwrap();
+        let found = verify(&self.host, &journal, "");
+        // The journal alone says the same of what is in force.
+        let expected = match &found {
+            None => Some(Vec::new()),
+            Some(found) => found.settled.then(|| found.configs.clone()),
+        };
+        assert_eq!(settled(&journal, ""), expected);
+        assert_eq!(settled(&journal, "of another boot"), Some(Vec::new()));
+        found.map(|in_force| in_force.holds())
     }
 
     pub(super) fn value(&self, target: &Target) -> String {

@@ -1,5 +1,5 @@
 # What vfprobe counts, with a tracefs capture of the same time beside it for the oracle (tests/tests/lab_eval).
-# Two guests with a VF each, one of them with two vCPUs, whose VFs use equal guest vector numbers; idle and loaded host.
+# A function is hooked. Two guests with a VF each, one of them with two vCPUs, whose VFs use equal guest vector numbers; idle and loaded host.
 # lab: cpus=2
 # lab: limit=500
 . /lab/support/lab.sh
@@ -28,6 +28,9 @@ pf_up 2 || exit 1
 guest_vf_start vm1 192.168.0.101 1 0 && guest_vf_start vm2 192.168.0.102 2 1
 guest_wait vm1 && guest_wait vm2 || exit 1
 {
+# What no machine without tracing of functions shows: the hook of a function.
+vfprobe doctor >/out/doctor
+check function-hooked grep -q 'ok  *functions  *irq_set_vcpu_affinity can be hooked' /out/doctor
   echo "vf vm1 $(vf_bdf 0)"; echo "vf vm2 $(vf_bdf 1)"
   echo "vcpu vm1 0 $(vcpu_tid vm1 0)"
   echo "vcpu vm2 0 $(vcpu_tid vm2 0)"; echo "vcpu vm2 1 $(vcpu_tid vm2 1)"

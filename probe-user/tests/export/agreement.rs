@@ -94,7 +94,7 @@ impl MapReader for Maps {
     }
 
     fn posted(&self) -> Result<Vec<(u32, Posted)>, ReadError> {
-        Ok(vec![(33, Posted { set: 1, vcpu_id: 0, vector: 42, tgid: 100, updates: 1 })])
+        Ok(vec![(33, Posted { set: 1, vcpu_id: 0, vector: 42, tgid: 100, updates: 1, irte: 0 })])
     }
 
     fn apicv(&self) -> Result<Vec<(u32, Apicv)>, ReadError> {

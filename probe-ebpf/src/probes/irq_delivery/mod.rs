@@ -5,6 +5,10 @@
 //! ties the two. Everything else happens in the vCPU's thread. An accept that belongs to no interrupt of a VF (timer,
 //! IPI) is never looked at, so equal vector numbers do not mix.
 
+mod posted;
+
+pub use posted::{Posted, VCPU_INFO_AMD, VCPU_INFO_INTEL, VCPU_INFO_UNKNOWN, irte, irte_after};
+
 /// Stages, in the order of their histograms within a series.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,22 +150,6 @@ pub fn is_device_vector(vector: u32) -> bool {
     0x20 < vector && vector < 0xeb
 }
 
-/// What KVM told the IOMMU last of an interrupt. Key: its Linux number.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Posted {
-    /// 1 = hardware delivers it from then on, 0 = the host takes it.
-    pub set: u32,
-    /// KVM's `vcpu_id` of its target.
-    pub vcpu_id: u32,
-    /// Guest vector.
-    pub vector: u32,
-    /// Process that changed it: the VMM.
-    pub tgid: u32,
-    /// How often it was changed.
-    pub updates: u64,
-}
-
 /// Whether hardware may deliver interrupts to a guest. Key: the VMM's process.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -285,7 +273,7 @@ pub struct InIrq {
 const _: () = assert!(size_of::<KnownIrq>() == 24);
 const _: () = assert!(size_of::<Slot>() == 96);
 const _: () = assert!(size_of::<Delivery>() == 160);
-const _: () = assert!(size_of::<Posted>() == 24);
+const _: () = assert!(size_of::<Posted>() == 32);
 const _: () = assert!(size_of::<InIrq>() == 40);
 const _: () = assert!(size_of::<VcpuIrq>() == 32 + 512);
 

@@ -10,6 +10,7 @@ use crate::model::CpuSet;
 use crate::probes::hook::{Candidate, Kind};
 use crate::probes::{
     Hook, KernelFacts, MapReader, Missing, Needs, PROBES, ProbeReport, ProbeSpec, ReadError, Role, Verdict,
+    vm_exit,
 };
 use aya::maps::{Array, HashMap};
 use aya::programs::{FExit, Program, ProgramError, RawTracePoint, TracePoint};
@@ -103,6 +104,7 @@ impl Loaded {
                 Needs::Nothing | Needs::Vcpu => attach_probe(&mut loaded.ebpf, probe, &loaded.facts),
             });
         }
+        add_fast_paths(&mut loaded.reports, &loaded.facts);
         withdraw_dependents(&mut loaded.reports);
         Ok(loaded)
     }
@@ -459,6 +461,15 @@ fn attach(ebpf: &mut Ebpf, hook: &Hook, candidate: Candidate) -> Result<(), Prog
             program.load(hook.name(), &Btf::from_sys_fs()?)?;
             program.attach().map(drop)
         }
+    }
+}
+
+/// What `vm_exit` has of a hook of `vcpu`.
+fn add_fast_paths(reports: &mut [ProbeReport], facts: &KernelFacts) {
+    let Some((vcpu, rest)) = reports.split_first_mut() else { return };
+    let own = rest.iter_mut().find(|report| report.probe == vm_exit::SPEC.name);
+    if let Some(ProbeReport { verdict: Verdict::Ready { missing }, .. }) = own {
+        missing.extend(vm_exit::without_fast_paths(facts, vcpu));
     }
 }
 

@@ -194,8 +194,6 @@ pub struct Delivery {
     pub raise_ns: u64,
     /// Time of its accept.
     pub accept_ns: u64,
-    /// The vCPU's `switches` at its accept, + 1 when it was not running; 0 when it was.
-    pub asleep: u64,
     /// Guest entry of the interrupt now in service; 0 = none.
     pub service_ns: u64,
     /// Accepts.
@@ -214,8 +212,6 @@ pub struct Delivery {
     pub late_raise_ns: u64,
     /// As `accept_ns`, of that accept.
     pub late_accept_ns: u64,
-    /// As `asleep`, of that accept.
-    pub late_asleep: u64,
     /// 1 = the above are set. KVM clears the IRR bit some instructions before the injection event; an accept in
     /// between finds one pending and yet is a new interrupt, which the next injection shows.
     pub late: u64,
@@ -239,8 +235,6 @@ pub struct VcpuIrq {
     pub raise_ns: u64,
     /// Copied from the series at injection.
     pub accept_ns: u64,
-    /// Copied from the series at injection.
-    pub asleep: u64,
     /// Index + 1 of the series that uses a vector; 0 = none.
     pub vectors: [u16; 256],
 }
@@ -272,10 +266,9 @@ pub struct InIrq {
 
 const _: () = assert!(size_of::<KnownIrq>() == 24);
 const _: () = assert!(size_of::<Slot>() == 96);
-const _: () = assert!(size_of::<Delivery>() == 160);
-const _: () = assert!(size_of::<Posted>() == 32);
+const _: () = assert!(size_of::<Delivery>() == 144);
 const _: () = assert!(size_of::<InIrq>() == 40);
-const _: () = assert!(size_of::<VcpuIrq>() == 32 + 512);
+const _: () = assert!(size_of::<VcpuIrq>() == 24 + 512);
 
 /// Takes `vfio-msix[3](0000:01:10.0)` or `vfio-msi[0](...)` apart: the name that vfio-pci gives its interrupts
 /// (drivers/vfio/pci/vfio_pci_intrs.c). `None` for any other name. `name` may go on after the closing bracket.

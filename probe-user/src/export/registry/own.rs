@@ -42,6 +42,13 @@ pub(super) const ROWS: &[Metric] = &[
         "The probe's state (running, unsupported, not_applicable, failed), with its hook or the reason",
     ),
     own(
+        "vfprobe_probe_missing_hooks",
+        Kind::Gauge,
+        Unit::None,
+        &["probe"],
+        "Hooks that a running probe does without, as this kernel lacks or refuses them; what they would show is hidden",
+    ),
+    own(
         "vfprobe_probe_run_seconds_total",
         Kind::Counter,
         Unit::Seconds,
@@ -105,6 +112,13 @@ pub(super) const ROWS: &[Metric] = &[
         "The host's APIC vector of a VF's interrupt and its CPU, and the guest's vector and vCPU; empty: not known",
     ),
     own("vfprobe_config_info", Kind::Info, Unit::None, &["config"], "The configuration in force"),
+    own(
+        "vfprobe_configs_dropped_total",
+        Kind::Counter,
+        Unit::None,
+        &[],
+        "Times that the figures of a configuration were dropped because as many as are kept have ended since",
+    ),
     own(
         "vfprobe_config_settings",
         Kind::Gauge,

@@ -2,6 +2,7 @@
 //! names aya.
 
 mod adopt;
+mod bell;
 pub mod facts;
 pub mod format;
 #[cfg(test)]
@@ -14,5 +15,6 @@ mod paths;
 mod tracer;
 mod vector_table;
 
+pub use bell::Bell;
 pub use loader::{LoadError, Loaded, Sizes};
 pub use tracer::{TraceSizes, Tracer};

@@ -5,6 +5,7 @@ use super::super::reconcile::Observed;
 use super::super::{control, observe::Observer, own_cost};
 use super::ServeError;
 use crate::apply::StateDir;
+use crate::bpf::Bell;
 use crate::export::ledger::Ledger;
 use crate::export::{Began, CountedVf, Hold, ProbeState, ProbeStatus, Source, SourceError, Status};
 use crate::host::{HostRoot, read_topology, read_vf_counters};
@@ -139,6 +140,10 @@ impl Observed for Service {
             tracing::warn!(%error, "where vectors go is not known");
             Vec::new()
         })
+    }
+
+    fn bell(&self) -> Option<Result<Bell, String>> {
+        self.now().observer.bell()
     }
 
     fn signs(&self) -> Signs {

@@ -12,6 +12,7 @@ pub mod path;
 pub mod privileges;
 pub mod reconcile;
 pub mod record;
+mod rehearsal;
 mod renewal;
 pub mod schedule;
 pub mod serve;

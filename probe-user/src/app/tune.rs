@@ -6,9 +6,11 @@
 use super::control::make_plan;
 use super::interrupt::Interrupts;
 use super::loads::Load;
+use super::rehearsal;
 use super::record::{self, Finished, Progress, RecordError, RunRequest};
 use super::schedule::schedule;
 use super::tuning::{Try, TuneRequest, finished};
+use super::vectors::Looked;
 use crate::apply::{
     self, ApplyError, LiveHost, Options, Reality, RollbackError, RollbackOptions, RollbackReport,
 };
@@ -20,6 +22,7 @@ use crate::session::{Config, SessionError, Writer};
 use crate::stats::{Snapshot, gate::Figure};
 use crate::workload::{Continuous, Echo, Workload};
 use std::collections::BTreeSet;
+use std::time::Duration;
 use tracing::warn;
 
 /// The host as it is found.
@@ -28,6 +31,8 @@ pub const BASELINE: &str = "baseline";
 /// What is going on; handed to whoever shows it.
 #[derive(Debug)]
 pub enum Event<'a> {
+    /// Before the first run: interrupts are looked at, since so long.
+    Looking(Duration),
     /// A run begins.
     Begin(&'a Place<'a>),
     /// It goes on.
@@ -108,6 +113,7 @@ pub enum TuneError {
 }
 
 /// Makes all runs of a session, and puts the host back. With an `earlier` part of it, only those that are missing there.
+/// Returns what was seen of vectors before the first run, which all configurations are planned with.
 ///
 /// # Errors
 /// [`TuneError`]; finished runs are in the file in every case.
@@ -119,17 +125,31 @@ pub async fn tune(
     earlier: Option<&crate::session::Session>,
     echo: Echo,
     show: &mut dyn FnMut(Event<'_>),
-) -> Result<(), TuneError> {
+) -> Result<Looked, TuneError> {
     let lock = state.lock()?;
     if !state.load()?.standing().is_empty() {
         return Err(TuneError::InForce);
+    }
+    // A wish that cannot be met is told before anything is waited for.
+    for (one, policy) in request.tries.iter().filter_map(|one| Some((one, one.policy()?))) {
+        plan(root, state, one, policy, &Looked::Needless)?;
+    }
+    let interrupts = Interrupts::listen().map_err(|source| RecordError::Signals { source })?;
+    let continuous = request.loads.iter().find(|load| load.continuous);
+    let mut continuous = continuous.map(|load| Continuous::new(&load.command, echo));
+    let mut progress = |elapsed| show(Event::Looking(elapsed));
+    let looked =
+        rehearsal::look(root, request, continuous.as_mut(), echo, &interrupts, &mut progress).await;
+    let looked = looked.map_err(RecordError::from)?;
+    if interrupts.raised() {
+        return Err(TuneError::Interrupted);
     }
     for one in &request.tries {
         let about = match one.policy() {
             None => "the host as it is found".to_owned(),
             // Before any run: a wish that cannot be met must not end a session half-way.
             Some(policy) => {
-                let plan = plan(root, state, one, policy)?;
+                let plan = plan(root, state, one, policy, &looked)?;
                 format!("{} changes for guest {}", plan.steps.len(), request.guest)
             }
         };
@@ -140,12 +160,9 @@ pub async fn tune(
     if earlier.is_none() {
         writer.tuning(&request.record())?;
     }
-    let interrupts = Interrupts::listen().map_err(|source| RecordError::Signals { source })?;
     let host = LiveHost::new(root.clone());
-    let continuous = request.loads.iter().find(|load| load.continuous);
-    let continuous = continuous.map(|load| Continuous::new(&load.command, echo));
     let untouched = Vec::new();
-    let mut session = Session { root, state, lock, host, echo, in_force: None, untouched, continuous };
+    let mut session = Session { root, state, lock, host, echo, looked, in_force: None, untouched, continuous };
     let finished = earlier.map(finished).unwrap_or_default();
     for run in earlier.iter().flat_map(|earlier| &earlier.runs).filter(|run| run.unfit().is_none()) {
         let one = request.tries.iter().find(|one| one.name == run.config());
@@ -158,17 +175,17 @@ pub async fn tune(
     if let Some(continuous) = session.continuous.take() {
         continuous.stop(record::GRACE).await.map_err(RecordError::from)?;
     }
-    result
+    result.map(|()| session.looked)
 }
 
 /// Applies one configuration for good, after a session chose it.
 ///
 /// # Errors
 /// [`TuneError`].
-pub fn keep(root: &HostRoot, state: &StateDir, chosen: &Try) -> Result<(), TuneError> {
+pub fn keep(root: &HostRoot, state: &StateDir, chosen: &Try, looked: &Looked) -> Result<(), TuneError> {
     let Some(policy) = chosen.policy() else { return Ok(()) };
     let lock = state.lock()?;
-    let plan = plan(root, state, chosen, policy)?;
+    let plan = plan(root, state, chosen, policy, looked)?;
     apply::apply(&LiveHost::new(root.clone()), &plan, &lock, &Options::new())
         .map(drop)
         .map_err(|source| TuneError::Apply { config: chosen.name.clone(), source })
@@ -179,8 +196,10 @@ fn plan(
     state: &StateDir,
     one: &Try,
     policy: &Policy,
+    looked: &Looked,
 ) -> Result<crate::plan::Plan, TuneError> {
-    make_plan(root, state, policy).map_err(|source| TuneError::Plan { config: one.name.clone(), source })
+    make_plan(root, state, policy, looked)
+        .map_err(|source| TuneError::Plan { config: one.name.clone(), source })
 }
 
 /// A run of the host as it is found.
@@ -198,6 +217,8 @@ struct Session<'a> {
     /// Index of the configuration in force, with its changes.
     in_force: Option<(usize, Vec<String>)>,
     echo: Echo,
+    /// What was seen of vectors before the first run.
+    looked: Looked,
     /// Runs of the host as it is found, with their load: what limits on a single run are changes against.
     untouched: Vec<Untouched>,
     /// The workload that runs through all runs, when there is one.
@@ -301,7 +322,7 @@ impl Session<'_> {
         }
         self.undo()?;
         let Some(policy) = one.policy() else { return Ok(()) };
-        let plan = plan(self.root, self.state, one, policy)?;
+        let plan = plan(self.root, self.state, one, policy, &self.looked)?;
         let options = Options { interrupted: &|| interrupts.raised(), ..Options::new() };
         apply::apply(&self.host, &plan, &self.lock, &options)
             .map_err(|source| TuneError::Apply { config: one.name.clone(), source })?;

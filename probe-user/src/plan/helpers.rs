@@ -151,6 +151,7 @@ mod tests {
                 knobs: &[],
                 owners: &Owners::default(),
                 virtual_apic: None,
+                seen: None,
                 immovable: &BTreeSet::new(),
             },
             &policy,

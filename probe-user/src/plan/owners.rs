@@ -103,6 +103,7 @@ mod tests {
                 knobs: &[],
                 owners,
                 virtual_apic: None,
+                seen: None,
                 immovable: &immovable,
             },
             policy,

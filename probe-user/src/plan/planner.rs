@@ -4,6 +4,7 @@ use super::pins::{self, Assigned};
 use super::{FoundKnobs, ThreadTarget, helpers, keep_off, knobs, owners, vectors};
 use super::{Isolate, Need, Others, PLAN_SCHEMA, Plan, PlanError, Policy, Role, Step, Target, TargetKey};
 use crate::model::owners::Owners;
+use crate::model::seen::Seen;
 use crate::model::topology::{Guest, Thread, Topology};
 use crate::model::{CpuSet, HostThread, Pid};
 use std::collections::BTreeSet;
@@ -21,6 +22,8 @@ pub struct Facts<'a> {
     pub owners: &'a Owners,
     /// Whether KVM delivers interrupts to running vCPUs without an exit (APICv, AVIC); `None` when that is not known.
     pub virtual_apic: Option<bool>,
+    /// What was seen of vectors before, where somebody looked: the reasons tell it. What follows from it is in the topology.
+    pub seen: Option<&'a Seen>,
     /// What the kernel has refused to move before.
     pub immovable: &'a BTreeSet<TargetKey>,
 }
@@ -37,6 +40,7 @@ pub(super) struct Draft<'a> {
     pub(super) ground: &'a Ground,
     pub(super) owners: &'a Owners,
     pub(super) virtual_apic: Option<bool>,
+    pub(super) seen: Option<&'a Seen>,
     immovable: &'a BTreeSet<TargetKey>,
     /// What is set as wanted already.
     held: BTreeSet<TargetKey>,
@@ -71,6 +75,7 @@ pub(super) fn draft(facts: &Facts<'_>, policy: &Policy) -> Result<Wanted, PlanEr
         ground: &ground,
         owners: facts.owners,
         virtual_apic: facts.virtual_apic,
+        seen: facts.seen,
         held: BTreeSet::new(),
         immovable: facts.immovable,
         steps: Vec::new(),

@@ -192,6 +192,7 @@ mod tests {
                 knobs: &[],
                 owners: &owners,
                 virtual_apic: None,
+                seen: None,
                 immovable: &immovable,
             };
             let plan = plan_again(&facts, policy, &standing)?;
@@ -340,6 +341,7 @@ mod tests {
                     knobs: &[],
                     owners: &owners,
                     virtual_apic: None,
+                    seen: None,
                     immovable: &immovable,
                 };
                 let (expected, _) = settled(&fresh, &[], &plan(&facts, &policy).unwrap());

@@ -8,6 +8,7 @@ use probe_user::{
     app::reconcile::{Mode, Observed, ReconcileError, Reconciler},
     apply::StateDir,
     host::{HostRoot, parse_allowed_cpus},
+    model::seen::Seen,
     probes::irq_delivery::{Accepted, Signs},
 };
 use std::{
@@ -30,6 +31,10 @@ impl Observed for Nothing {
 
     fn signs(&self) -> Signs {
         Signs::default()
+    }
+
+    fn seen(&self) -> Seen {
+        Seen::default()
     }
 }
 

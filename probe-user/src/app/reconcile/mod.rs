@@ -19,6 +19,7 @@ use crate::apply::{
 };
 use crate::host::{HostRoot, read_topology};
 use crate::model::owners::Owner;
+use crate::model::seen::Seen;
 use crate::model::topology::Topology;
 use crate::plan::named::is_present;
 use crate::plan::policy::OnStop;
@@ -99,6 +100,9 @@ pub trait Observed: Send + Sync {
 
     /// Whether something has changed; always the same where nothing tells.
     fn signs(&self) -> Signs;
+
+    /// How vectors reach their guests, and which vCPUs they were for, at the last look.
+    fn seen(&self) -> Seen;
 }
 
 /// What is done about a policy.
@@ -247,7 +251,7 @@ impl Reconciler {
             return;
         };
         debug!("comparing the host with the policy: {why}");
-        let outcome = self.reconcile(now);
+        let outcome = self.reconcile(observed, now);
         debug!("compared in {} ms", self.started.elapsed().saturating_sub(now).as_millis());
         match outcome {
             Ok(()) => {
@@ -282,9 +286,9 @@ impl Reconciler {
     }
 
     /// Brings the host to what the policy asks of the guests that are there.
-    fn reconcile(&mut self, now: Duration) -> Result<(), ReconcileError> {
+    fn reconcile(&mut self, observed: &dyn Observed, now: Duration) -> Result<(), ReconcileError> {
         if self.lock.is_none() {
-            return self.tell();
+            return self.tell(observed);
         }
         let found = self.in_force()?;
         if found.as_ref().is_some_and(|f| !f.settled) {
@@ -303,7 +307,7 @@ impl Reconciler {
                 self.undo("the journal has become long")?;
             }
         }
-        let Some(mut plan) = self.plan()? else {
+        let Some(mut plan) = self.plan(observed)? else {
             return if found.is_some() { self.undo("no guest of the policy is running") } else { Ok(()) };
         };
         let mut writers = None;
@@ -347,8 +351,8 @@ impl Reconciler {
     }
 
     /// Says what would be changed, as long as it is not what was said last.
-    fn tell(&mut self) -> Result<(), ReconcileError> {
-        let lines = match self.plan()? {
+    fn tell(&mut self, observed: &dyn Observed) -> Result<(), ReconcileError> {
+        let lines = match self.plan(observed)? {
             None => vec!["no guest of the policy is running: nothing would be set".to_owned()],
             Some(plan) if plan.steps.is_empty() => vec!["the host is as the policy asks".to_owned()],
             Some(plan) => {
@@ -371,8 +375,9 @@ impl Reconciler {
     }
 
     /// The plan for those of the policy's guests that are there; `None` when there is none.
-    fn plan(&self) -> Result<Option<Plan>, PlanError> {
+    fn plan(&self, observed: &dyn Observed) -> Result<Option<Plan>, PlanError> {
         let mut topology = read_topology(&self.root);
+        observed.seen().fill(&mut topology);
         self.destinations.fill(&mut topology);
         let policy = for_present(&self.policy, &topology);
         if policy.guests.is_empty() {

@@ -256,7 +256,10 @@ mod tests {
         // Not looked at: by the order of the queues.
         let (by_order, notes) = vectors(&Looked::Not("why".to_owned()));
         assert!(named(&by_order, 0, 2) && named(&by_order, 1, 3), "{by_order:?}");
-        assert!(notes.iter().any(|note| note.starts_with("interrupts were not looked at (why): ")), "{notes:?}");
+        assert!(
+            notes.iter().any(|note| note.starts_with("interrupts were not looked at (why): ")),
+            "{notes:?}"
+        );
         // Slot 0 is for the other vCPU, and slot 1 is posted.
         let mut topology = read_topology(&root);
         let slots = &mut topology.guests[0].vfs[0].slots;

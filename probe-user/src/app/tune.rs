@@ -6,8 +6,8 @@
 use super::control::make_plan;
 use super::interrupt::Interrupts;
 use super::loads::Load;
-use super::rehearsal;
 use super::record::{self, Finished, Progress, RecordError, RunRequest};
+use super::rehearsal;
 use super::schedule::schedule;
 use super::tuning::{Try, TuneRequest, finished};
 use super::vectors::Looked;
@@ -138,8 +138,7 @@ pub async fn tune(
     let continuous = request.loads.iter().find(|load| load.continuous);
     let mut continuous = continuous.map(|load| Continuous::new(&load.command, echo));
     let mut progress = |elapsed| show(Event::Looking(elapsed));
-    let looked =
-        rehearsal::look(root, request, continuous.as_mut(), echo, &interrupts, &mut progress).await;
+    let looked = rehearsal::look(root, request, continuous.as_mut(), echo, &interrupts, &mut progress).await;
     let looked = looked.map_err(RecordError::from)?;
     if interrupts.raised() {
         return Err(TuneError::Interrupted);
@@ -162,7 +161,8 @@ pub async fn tune(
     }
     let host = LiveHost::new(root.clone());
     let untouched = Vec::new();
-    let mut session = Session { root, state, lock, host, echo, looked, in_force: None, untouched, continuous };
+    let mut session =
+        Session { root, state, lock, host, echo, looked, in_force: None, untouched, continuous };
     let finished = earlier.map(finished).unwrap_or_default();
     for run in earlier.iter().flat_map(|earlier| &earlier.runs).filter(|run| run.unfit().is_none()) {
         let one = request.tries.iter().find(|one| one.name == run.config());

@@ -56,7 +56,8 @@ impl LookArgs {
     ) -> Result<Looked, Failure> {
         let mut bar = None;
         let length = self.length();
-        let mut at = |elapsed| bar.get_or_insert_with(|| progress::Bar::new(globals, "look", length)).at(elapsed);
+        let mut at =
+            |elapsed| bar.get_or_insert_with(|| progress::Bar::new(globals, "look", length)).at(elapsed);
         let look = vectors::look(root, policies, length, std::future::pending(), &mut at);
         let looked = super::runtime()?.block_on(look);
         if let Some(bar) = bar {

@@ -50,7 +50,8 @@ impl Seen {
     ) -> Self {
         self.length = Some(length);
         for (vf, slot, vcpu, count) in counts.into_iter().filter(|(.., count)| *count > 0) {
-            let of_slot = self.vectors.iter_mut().filter(|((_, at, number, _), _)| (*at, *number) == (vf, slot));
+            let of_slot =
+                self.vectors.iter_mut().filter(|((_, at, number, _), _)| (*at, *number) == (vf, slot));
             of_slot.for_each(|(_, vector)| *vector.counts.entry(vcpu).or_default() += count);
         }
         self

@@ -67,7 +67,7 @@ pub enum PlanError {
     /// The host is too small for automatic pins.
     #[error(
         "guest {guest:?} needs {vcpus} CPUs of its own and one must remain for the host, but only {free} of the \
-         online CPUs are not promised to another guest; give the CPUs with --cpus, or leave the vCPUs where they \
+         online CPUs are neither promised to another guest nor kept for the host; give the CPUs with --cpus, or leave the vCPUs where they \
          are (cpus = \"keep\")"
     )]
     HostTooSmall {
@@ -84,6 +84,17 @@ pub enum PlanError {
          another"
     )]
     HelperOnGuarded {
+        /// The guest.
+        guest: String,
+        /// The CPU.
+        cpu: CpuId,
+    },
+    /// A vCPU has a CPU that the policy keeps for the host's own work.
+    #[error(
+        "CPU {cpu} is a housekeeping CPU of the policy, and a vCPU of guest {guest:?} is alone on it; move the vCPU, or \
+         leave the CPU out of `housekeeping`"
+    )]
+    HousekeepingGuarded {
         /// The guest.
         guest: String,
         /// The CPU.

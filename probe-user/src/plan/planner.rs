@@ -31,8 +31,10 @@ pub struct Facts<'a> {
 /// The CPUs a plan is about.
 pub(super) struct Ground {
     pub(super) guarded: CpuSet,
-    /// Online and not guarded; without isolated CPUs as long as others remain.
+    /// As the policy says; else online and not guarded, without isolated CPUs as long as others remain.
     pub(super) housekeeping: CpuSet,
+    /// Whether the policy says so: then what is moved goes to them and to no other.
+    named: bool,
 }
 
 /// Steps and notes while they are collected.
@@ -67,7 +69,7 @@ pub(super) struct Wanted {
 pub(super) fn draft(facts: &Facts<'_>, policy: &Policy) -> Result<Wanted, PlanError> {
     let topology = facts.topology;
     let assigned = pins::assign(topology, facts.owners, policy)?;
-    let ground = ground(topology, &assigned)?;
+    let ground = ground(topology, policy, &assigned)?;
     for assigned in &assigned {
         helpers::check(topology, facts.owners, assigned.policy, assigned.guest, &ground.guarded)?;
     }
@@ -121,16 +123,24 @@ pub(super) fn draft(facts: &Facts<'_>, policy: &Policy) -> Result<Wanted, PlanEr
     Ok(Wanted { plan, wanted: held })
 }
 
-fn ground(topology: &Topology, assigned: &[Assigned<'_>]) -> Result<Ground, PlanError> {
+fn ground(topology: &Topology, policy: &Policy, assigned: &[Assigned<'_>]) -> Result<Ground, PlanError> {
     let online = topology.online();
     let guarded = assigned.iter().fold(CpuSet::new(), |all, a| all.union(&a.guarded));
+    if let Some(named) = &policy.housekeeping {
+        pins::check_cpus(topology, named.iter())?;
+        let clash = |a: &Assigned<'_>| Some((a.guest.name.clone(), a.guarded.intersection(named).first()?));
+        return match assigned.iter().find_map(clash) {
+            Some((guest, cpu)) => Err(PlanError::HousekeepingGuarded { guest, cpu }),
+            None => Ok(Ground { guarded, housekeeping: named.clone(), named: true }),
+        };
+    }
     let rest = online.difference(&guarded);
     if rest.is_empty() {
         return Err(PlanError::NoHousekeeping(online.to_string()));
     }
     let isolated: CpuSet = topology.cpus.iter().filter(|c| c.isolated).map(|c| c.id).collect();
     let open = rest.difference(&isolated);
-    Ok(Ground { guarded, housekeeping: if open.is_empty() { rest } else { open } })
+    Ok(Ground { guarded, housekeeping: if open.is_empty() { rest } else { open }, named: false })
 }
 
 /// The guest's own threads: first those that are not vCPUs leave, then the vCPUs get their CPUs.
@@ -184,7 +194,8 @@ impl Draft<'_> {
         self.immovable.contains(key)
     }
 
-    /// Adds a step that takes guarded CPUs out of a mask and changes it no further.
+    /// Adds a step that takes guarded CPUs out of a mask, and those that are not for housekeeping where the policy says which
+    /// are. A mask without guarded CPUs is left.
     pub(super) fn keep_off(
         &mut self,
         target: Target,
@@ -193,7 +204,7 @@ impl Draft<'_> {
         need: Need,
         reason: String,
     ) {
-        let Ground { guarded, housekeeping } = self.ground;
+        let Ground { guarded, housekeeping, named } = self.ground;
         if now.intersection(guarded).is_empty() {
             return;
         }
@@ -208,7 +219,13 @@ impl Draft<'_> {
                 .notes
                 .push(format!("{target} stays on guarded CPUs: {group} allows it no other CPU"));
         }
-        let rest = now.difference(guarded);
+        // The CPUs of a queue or of a watchdog stay what they are; interrupts and threads would be moved to any that is left.
+        let rest = match target {
+            Target::DefaultAffinity | Target::Irq(_) | Target::Thread(_) if *named => {
+                now.intersection(housekeeping)
+            }
+            _ => now.difference(guarded),
+        };
         // What remains must hold a CPU that works: a mask of offline CPUs only is refused by the kernel.
         let usable = !rest.intersection(&open).is_empty();
         let new = if usable { rest } else { open };

@@ -158,7 +158,9 @@ fn sighting((own, all): (u64, u64), length: Duration) -> String {
         (0, _) | (_, 0) => ", which the interrupt is for".to_owned(),
         (1, 1) => format!("; seen: the one interrupt of {length} was for it"),
         (own, all) if own == all => format!("; seen: all {all} interrupts of {length} were for it"),
-        (own, all) => format!("; seen: {own} of {all} interrupts of {length} were for it, the last among them"),
+        (own, all) => {
+            format!("; seen: {own} of {all} interrupts of {length} were for it, the last among them")
+        }
     }
 }
 

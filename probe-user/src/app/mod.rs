@@ -5,6 +5,8 @@ mod cpu_time;
 pub mod guests;
 pub mod interrupt;
 pub mod isolation;
+#[cfg(test)]
+mod larger_hosts;
 pub mod loads;
 pub mod observe;
 mod own_cost;

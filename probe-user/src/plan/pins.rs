@@ -1,7 +1,7 @@
 //! Which CPU each vCPU gets, and with it which CPUs are guarded. Wishes are checked against the host here.
 
 use super::{GuestPolicy, Pins, PlanError, Policy, auto_pin, named};
-use crate::model::owners::Owners;
+use crate::model::owners::{Cpuset, Owners};
 use crate::model::topology::{Guest, Topology};
 use crate::model::{CpuId, CpuSet, VcpuId};
 use std::collections::{BTreeMap, btree_map::Entry};
@@ -129,7 +129,7 @@ fn with_containers(taken: &CpuSet, owners: &Owners, guest: &Guest) -> CpuSet {
 
 fn in_pod(owners: &Owners, guest: &Guest) -> bool {
     let mut tids = guest.vcpus.iter().map(|vcpu| vcpu.thread.tid);
-    tids.any(|tid| owners.cpusets.get(&tid).is_some_and(|set| set.group.contains("kubepods")))
+    tids.any(|tid| owners.cpusets.get(&tid).is_some_and(Cpuset::is_of_pod))
 }
 
 /// Whether others allow the vCPUs these CPUs.

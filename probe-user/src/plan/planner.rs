@@ -85,7 +85,7 @@ pub(super) fn draft(facts: &Facts<'_>, policy: &Policy) -> Result<Wanted, PlanEr
     };
     let ours: Vec<&Guest> = assigned.iter().map(|a| a.guest).collect();
 
-    owners::name_others(&mut draft);
+    owners::name_others(&mut draft, &assigned);
     owners::irqbalance(&mut draft, policy, topology, &assigned);
     // Others leave first, so that a vCPU never moves to a CPU that is still busy. Undoing goes the other way.
     if ground.guarded.is_empty() {
@@ -214,10 +214,8 @@ impl Draft<'_> {
         };
         let open = limit.map_or_else(|| housekeeping.clone(), |limit| limit.cpus.intersection(housekeeping));
         if let Some(limit) = limit.filter(|_| open.is_empty()) {
-            let group = &limit.group;
-            return self
-                .notes
-                .push(format!("{target} stays on guarded CPUs: {group} allows it no other CPU"));
+            let by = &limit.by;
+            return self.notes.push(format!("{target} stays on guarded CPUs: {by} allows it no other CPU"));
         }
         // The CPUs of a queue or of a watchdog stay what they are; interrupts and threads would be moved to any that is left.
         let rest = match target {

@@ -140,6 +140,12 @@ echo "idle: the controller slept $(($(naps) - naps_before)) times in 10 s"
 # --- interrupts go to the other vCPU and back ------------------------------------------------------------------
 check watching watch_moves
 follow to-the-second-vcpu 1 2 5
+# A plan that is made now, on other CPUs, knows by its own look what the guest has chosen; without one it goes by the queues.
+vfprobe plan --guest vm1 --cpus 1,3 --placement own >/out/plan-seen
+equal a-plan-sees-which-vcpu 2 "$(grep -c -E "slot [0-9] .* 2 -> 3  +CPU 3 runs vCPU 1; seen: all [0-9]+ interrupts of [0-9.]+ s were for it" /out/plan-seen)"
+vfprobe plan --guest vm1 --cpus 1,3 --placement own --no-look >/out/plan-unseen
+check a-plan-without-a-look-goes-by-the-queues grep -q "slot 0 .* 2 -> 1  *CPU 1 runs vCPU 0; by queue order: not seen" /out/plan-unseen
+check and-says-so grep -q "note: interrupts were not looked at (as asked)" /out/plan-unseen
 follow to-the-first-vcpu 0 1 4
 check in-force-after-moves vfprobe verify
 

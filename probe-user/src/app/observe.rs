@@ -215,8 +215,17 @@ impl Observer {
     }
 
     fn sees_delivery(&self) -> bool {
-        let name = irq_delivery::SPEC.name;
-        self.loaded.reports().iter().any(|r| r.probe == name && matches!(r.verdict, Verdict::Ready { .. }))
+        self.hides(irq_delivery::SPEC.name).is_none()
+    }
+
+    /// Why a probe does not run; `None` when it does.
+    pub(super) fn hides(&self, probe: &str) -> Option<String> {
+        match &self.reports().iter().find(|report| report.probe == probe)?.verdict {
+            Verdict::Ready { .. } => None,
+            Verdict::Unsupported { reason } | Verdict::NotApplicable { reason } => {
+                Some(format!("probe {probe} does not run: {reason}"))
+            }
+        }
     }
 
     /// Reads all series and counters.

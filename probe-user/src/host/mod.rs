@@ -14,6 +14,7 @@ mod interrupts;
 mod irqbalance;
 mod irqs;
 mod knobs;
+mod libvirt;
 mod mode;
 mod neighbours;
 mod netlink;

@@ -9,6 +9,7 @@ use probe_user::{
     apply::StateDir,
     bpf::Bell,
     host::{HostRoot, parse_allowed_cpus},
+    model::seen::Seen,
     probes::irq_delivery::{Accepted, Signs},
 };
 use std::{
@@ -35,6 +36,10 @@ impl Observed for Nothing {
 
     fn bell(&self) -> Option<Result<Bell, String>> {
         Some(Err("no probe runs".to_owned()))
+    }
+
+    fn seen(&self) -> Seen {
+        Seen::default()
     }
 }
 

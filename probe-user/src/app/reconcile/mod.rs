@@ -21,6 +21,7 @@ use crate::apply::{
 use crate::bpf::Bell;
 use crate::host::{HostRoot, read_topology};
 use crate::model::owners::Owner;
+use crate::model::seen::Seen;
 use crate::model::topology::Topology;
 use crate::plan::named::present;
 use crate::plan::policy::OnStop;
@@ -107,6 +108,9 @@ pub trait Observed: Send + Sync {
 
     /// What rings when the signs change, or why nothing does; `None` when that is as it was when last asked.
     fn bell(&self) -> Option<Result<Bell, String>>;
+
+    /// How vectors reach their guests, and which vCPUs they were for, at the last look.
+    fn seen(&self) -> Seen;
 }
 
 /// What is done about a policy.
@@ -280,7 +284,7 @@ impl Reconciler {
             return;
         };
         debug!("comparing the host with the policy: {why}");
-        let outcome = self.reconcile(now);
+        let outcome = self.reconcile(observed, now);
         debug!("compared in {} ms", self.started.elapsed().saturating_sub(now).as_millis());
         match outcome {
             Ok(()) => {
@@ -315,9 +319,9 @@ impl Reconciler {
     }
 
     /// Brings the host to what the policy asks of the guests that are there.
-    fn reconcile(&mut self, now: Duration) -> Result<(), ReconcileError> {
+    fn reconcile(&mut self, observed: &dyn Observed, now: Duration) -> Result<(), ReconcileError> {
         if self.lock.is_none() {
-            return self.tell();
+            return self.tell(observed);
         }
         let found = self.in_force()?;
         if found.as_ref().is_some_and(|f| !f.settled) {
@@ -336,7 +340,7 @@ impl Reconciler {
                 self.undo("the journal has become long")?;
             }
         }
-        let Some(mut plan) = self.plan()? else {
+        let Some(mut plan) = self.plan(observed)? else {
             return if found.is_some() { self.undo("no guest of the policy is running") } else { Ok(()) };
         };
         let mut writers = None;
@@ -381,8 +385,8 @@ impl Reconciler {
     }
 
     /// Says what would be changed, as long as it is not what was said last.
-    fn tell(&mut self) -> Result<(), ReconcileError> {
-        let lines = match self.plan()? {
+    fn tell(&mut self, observed: &dyn Observed) -> Result<(), ReconcileError> {
+        let lines = match self.plan(observed)? {
             None => vec!["no guest of the policy is running: nothing would be set".to_owned()],
             Some(plan) if plan.steps.is_empty() => vec!["the host is as the policy asks".to_owned()],
             Some(plan) => {
@@ -405,8 +409,9 @@ impl Reconciler {
     }
 
     /// The plan for those of the policy's guests that are there; `None` when there is none.
-    fn plan(&mut self) -> Result<Option<Plan>, PlanError> {
+    fn plan(&mut self, observed: &dyn Observed) -> Result<Option<Plan>, PlanError> {
         let mut topology = read_topology(&self.root);
+        observed.seen().fill(&mut topology);
         self.destinations.fill(&mut topology);
         let policy = for_present(&self.policy, &topology);
         self.guests = processes(&policy, &topology);

@@ -10,6 +10,7 @@ use crate::bpf::Bell;
 use crate::export::ledger::Ledger;
 use crate::export::{Began, CountedVf, Figures, Hold, ProbeState, ProbeStatus, Source, SourceError, Status};
 use crate::host::{HostRoot, read_topology, read_vf_counters};
+use crate::model::seen::Seen;
 use crate::model::topology::{Guest, Topology};
 use crate::probes::irq_delivery::{Accepted, Signs};
 use crate::probes::vectors::Look;
@@ -179,6 +180,10 @@ impl Observed for Service {
     fn signs(&self) -> Signs {
         // What cannot be read changes nothing; the audit sees to it.
         self.now().observer.signs().unwrap_or_default()
+    }
+
+    fn seen(&self) -> Seen {
+        Seen::of(&self.now().topology)
     }
 }
 

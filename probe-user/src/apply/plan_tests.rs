@@ -235,6 +235,7 @@ impl Keeper {
             knobs: &[],
             owners: &owners,
             virtual_apic: Some(false),
+            seen: None,
             immovable: &immovable,
         };
         let renewed = plan_again(&facts, &self.policy, &journal.standing())?;

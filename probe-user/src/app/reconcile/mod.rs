@@ -1,14 +1,16 @@
 //! Reconciling: the host is kept as a policy asks while guests come, go and reboot, vectors are made anew or move to
 //! another vCPU, CPUs go offline and other programs write the same settings.
 //!
-//! The probes see interrupts that are freed, come for the first time or go to another vCPU, and new vCPU threads; signs of
-//! that are looked at very often. Where there are none, /proc has no events to wait for (inotify sees no change
-//! there), so the numbers of the interrupts and the online CPUs are looked at often, which is cheap; the settings in force
-//! less often; and everything rarely. Every change is a transaction like that of `apply`, so whatever ends the process,
-//! `rollback` restores the host.
+//! It waits for events of the kernel (`events`): those say that something is worth a look. Where some cannot be heard, what they
+//! would tell of is looked at often, which is cheap. Settings have no events, since inotify sees no change below /proc, so
+//! those in force are looked at now and then; and everything is rarely, whatever was heard. Every change is a transaction
+//! like that of `apply`, so whatever ends the process, `rollback` restores the host.
 
 mod destinations;
 mod error;
+mod events;
+mod held;
+mod inbox;
 mod release;
 mod strikes;
 #[cfg(test)]
@@ -20,24 +22,29 @@ use super::privileges;
 use crate::apply::{
     self, Applied, Host as _, InForce, LiveHost, Options, RollbackOptions, StateDir, StateLock,
 };
+use crate::bpf::Bell;
 use crate::host::{HostRoot, read_topology};
 use crate::model::owners::Owner;
+use crate::model::seen::Seen;
 use crate::model::topology::Topology;
-use crate::plan::named::is_present;
+use crate::plan::named::present;
 use crate::plan::policy::OnStop;
 use crate::plan::{Held, PlanError, Policy, Renewed, Step, parse_policy};
 use crate::probes::irq_delivery::{Accepted, Freed, Signs};
 use destinations::Destinations;
 pub use error::ReconcileError;
+use events::{Events, Process};
+use inbox::{Inbox, Message, Outbox, mailbox};
+use rustix::fd::AsFd as _;
 use rustix::thread::CapabilitySet;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use strikes::{MEMORY, Strikes};
 use tracing::{debug, error, info, warn};
-use watch::{TICK, Watch};
+use watch::{TICK, Told, Watch};
 
 /// A journal with more steps is begun anew, so that a guest that keeps moving its vectors does not fill /run.
 const JOURNAL_STEPS: usize = 2000;
@@ -54,6 +61,12 @@ pub trait Observed: Send + Sync {
 
     /// Whether something has changed; always the same where nothing tells.
     fn signs(&self) -> Signs;
+
+    /// What rings when the signs change, or why nothing does; `None` when that is as it was when last asked.
+    fn bell(&self) -> Option<Result<Bell, String>>;
+
+    /// How vectors reach their guests, and which vCPUs they were for, at the last look.
+    fn seen(&self) -> Seen;
 }
 
 /// What is done about a policy.
@@ -89,30 +102,26 @@ pub struct Reconciler {
     noted: Vec<String>,
     /// Guests that the policy cannot be kept for.
     held: Vec<Held>,
-}
-
-enum Message {
-    Reload,
-    Stop,
+    /// The processes of the policy's guests that the last plan found.
+    guests: BTreeSet<Process>,
 }
 
 /// A reconciler at work in a thread of its own.
 #[derive(Debug)]
 pub struct Controller {
-    inbox: mpsc::Sender<Message>,
+    outbox: Outbox,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Controller {
     /// Has the policy read again.
     pub fn reload(&self) {
-        // It has ended only when it is being stopped.
-        let _ = self.inbox.send(Message::Reload);
+        self.outbox.tell(Message::Reload);
     }
 
     /// Ends it, and undoes or keeps as the policy says.
     pub fn stop(&self) {
-        let _ = self.inbox.send(Message::Stop);
+        self.outbox.tell(Message::Stop);
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if thread.is_some_and(|thread| thread.join().is_err()) {
             error!("the controller broke down; see `vfprobe status`, and `vfprobe rollback` to undo");
@@ -150,6 +159,7 @@ impl Reconciler {
             told: None,
             noted: Vec::new(),
             held: Vec::new(),
+            guests: BTreeSet::new(),
         };
         let found = this.in_force()?.filter(|_| mode == Mode::Keep);
         match found {
@@ -175,7 +185,7 @@ impl Reconciler {
         observed: Arc<dyn Observed>,
         kept: CapabilitySet,
     ) -> Result<Controller, ReconcileError> {
-        let (inbox, messages) = mpsc::channel();
+        let (outbox, inbox) = mailbox().map_err(ReconcileError::Thread)?;
         let work = move || {
             if let Err(error) = privileges::keep(kept) {
                 error!("capabilities cannot be given up, so the policy is not kept: {error}");
@@ -187,26 +197,54 @@ impl Reconciler {
                 "telling what the policy would change"
             };
             info!(policy = %self.path.display(), config = self.policy.name, "{what}");
-            loop {
-                match messages.recv_timeout(TICK) {
-                    Ok(Message::Reload) => self.reload(),
-                    Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return self.stop(),
-                    Err(RecvTimeoutError::Timeout) => {}
-                }
-                self.look(&*observed);
-            }
+            self.work(&*observed, &inbox);
+            self.stop();
         };
         let thread = std::thread::Builder::new().name("controller".to_owned()).spawn(work);
-        Ok(Controller { inbox, thread: Mutex::new(Some(thread.map_err(ReconcileError::Thread)?)) })
+        Ok(Controller { outbox, thread: Mutex::new(Some(thread.map_err(ReconcileError::Thread)?)) })
     }
 
-    fn look(&mut self, observed: &dyn Observed) {
+    /// Keeps the policy until told to stop.
+    fn work(&mut self, observed: &dyn Observed, inbox: &Inbox) {
+        // Before the first look, so that nothing happens between it and the first event.
+        let mut events = Events::listen(&self.root);
+        let mut why = None;
+        loop {
+            while let Some(message) = inbox.next() {
+                match message {
+                    Message::Reload => self.reload(observed),
+                    Message::Stop => return,
+                }
+            }
+            events.take_bell(observed);
+            self.look(observed, Told { why, all: events.hear_all() });
+            events.follow(&self.guests);
+            why = events.wait(inbox.as_fd(), self.next().saturating_sub(self.started.elapsed()));
+            if let Some(why) = why {
+                debug!("heard: {why}");
+            }
+        }
+    }
+
+    /// When to look again if nothing is heard.
+    fn next(&self) -> Duration {
         let now = self.started.elapsed();
-        let rest = Duration::from_millis(u64::from(self.policy.limits.debounce_ms));
+        let next = self.watch.next(self.rest());
+        let next = self.destinations.next(now).map_or(next, |soon| next.min(soon));
+        // What is due already waits for vectors that are moving.
+        if next <= now { now + TICK } else { next }
+    }
+
+    fn rest(&self) -> Duration {
+        Duration::from_millis(u64::from(self.policy.limits.debounce_ms))
+    }
+
+    fn look(&mut self, observed: &dyn Observed, told: Told) {
+        let now = self.started.elapsed();
         let Signs { setups, destinations } = observed.signs();
-        let due = self.watch.look(&self.root, setups, now, rest);
+        let due = self.watch.look(&self.root, setups, told, now, self.rest());
         let moved = self.destinations.have_moved(destinations, now);
-        if (due.looked || moved) && self.destinations.note(&observed.accepted()) {
+        if (due.looked || due.settings || moved) && self.destinations.note(&observed.accepted()) {
             self.watch.wake("a vector goes to another vCPU");
         }
         if due.settings && self.has_drifted() {
@@ -216,7 +254,7 @@ impl Reconciler {
             return;
         };
         debug!("comparing the host with the policy: {why}");
-        let outcome = self.reconcile(now, observed.freed());
+        let outcome = self.reconcile(observed, now);
         debug!("compared in {} ms", self.started.elapsed().saturating_sub(now).as_millis());
         match outcome {
             Ok(()) => {
@@ -253,12 +291,12 @@ impl Reconciler {
     }
 
     /// Brings the host to what the policy asks of the guests that are there.
-    fn reconcile(&mut self, now: Duration, freed: Freed) -> Result<(), ReconcileError> {
+    fn reconcile(&mut self, observed: &dyn Observed, now: Duration) -> Result<(), ReconcileError> {
         if self.lock.is_none() {
-            return self.tell();
+            return self.tell(observed);
         }
         // Read before the host is: what is freed from here on shows as freed next time.
-        let before = std::mem::replace(&mut self.freed, freed);
+        let before = std::mem::replace(&mut self.freed, observed.freed());
         let found = self.in_force()?;
         if found.as_ref().is_some_and(|f| !f.settled) {
             self.undo("a change was cut short")?;
@@ -273,23 +311,12 @@ impl Reconciler {
                 self.undo("the journal has become long")?;
             }
         }
-        let Some(Renewed { mut plan, ceded, held }) = self.plan(&self.policy)? else {
+        let Some(Renewed { mut plan, ceded, held }) = self.plan(observed)? else {
             self.hold(Vec::new());
             return if found.is_some() { self.undo("no guest of the policy is running") } else { Ok(()) };
         };
         self.hold(held);
-        if !ceded.is_empty() {
-            self.release(&|standing, found| {
-                let theirs = ceded.contains(&standing.target.key());
-                if theirs {
-                    info!(
-                        "{}: left at {found}, as somebody else has set it: the policy has nothing against it",
-                        standing.target
-                    );
-                }
-                theirs
-            })?;
-        }
+        self.cede(&ceded)?;
         let mut writers = None;
         for standing in self.state.load()?.standing() {
             let key = standing.target.key();
@@ -333,8 +360,8 @@ impl Reconciler {
     }
 
     /// Says what would be changed, as long as it is not what was said last.
-    fn tell(&mut self) -> Result<(), ReconcileError> {
-        let (plan, held) = match self.plan(&self.policy)? {
+    fn tell(&mut self, observed: &dyn Observed) -> Result<(), ReconcileError> {
+        let (plan, held) = match self.plan(observed)? {
             Some(Renewed { plan, held, .. }) => (Some(plan), held),
             None => (None, Vec::new()),
         };
@@ -364,30 +391,26 @@ impl Reconciler {
         self.noted = lines;
     }
 
-    /// Tells for whom the policy cannot be kept, each once, and for whom it can be again.
-    fn hold(&mut self, held: Vec<Held>) {
-        for Held { guest, error, .. } in &held {
-            if !self.held.iter().any(|before| (&before.guest, &before.error) == (guest, error)) {
-                error!("the policy cannot be kept for guest {guest}, which stays as it is: {error}");
-            }
-        }
-        for Held { guest, .. } in &self.held {
-            if !held.iter().any(|now| now.guest == *guest) {
-                info!("guest {guest} is no longer held");
-            }
-        }
-        self.held = held;
+    /// The plan for those of the policy's guests that are there; `None` when there is none.
+    fn plan(&mut self, observed: &dyn Observed) -> Result<Option<Renewed>, PlanError> {
+        let topology = self.topology(observed);
+        let policy = for_present(&self.policy, &topology);
+        self.guests = processes(&policy, &topology);
+        self.plan_for(&policy, topology)
     }
 
-    /// The plan for those of the policy's guests that are there; `None` when there is none.
-    fn plan(&self, policy: &Policy) -> Result<Option<Renewed>, PlanError> {
+    fn topology(&self, observed: &dyn Observed) -> Topology {
         let mut topology = read_topology(&self.root);
+        observed.seen().fill(&mut topology);
         self.destinations.fill(&mut topology);
-        let policy = for_present(policy, &topology);
+        topology
+    }
+
+    fn plan_for(&self, policy: &Policy, topology: Topology) -> Result<Option<Renewed>, PlanError> {
         if policy.guests.is_empty() {
             return Ok(None);
         }
-        plan_on(&self.root, &self.state, &policy, topology).map(Some)
+        plan_on(&self.root, &self.state, policy, topology).map(Some)
     }
 
     fn undo(&self, why: &str) -> Result<(), ReconcileError> {
@@ -406,13 +429,14 @@ impl Reconciler {
         Ok(())
     }
 
-    fn reload(&mut self) {
+    fn reload(&mut self, observed: &dyn Observed) {
         match read_policy(&self.path) {
             Ok(policy) => {
                 // Another policy may ask less than the former one did; what both ask is written again at once. One that
                 // this host cannot meet must not cost the guests what they have.
                 if policy != self.policy
-                    && let Err(error) = self.check(&policy).and_then(|()| self.undo("the policy was changed"))
+                    && let Err(error) =
+                        self.check(&policy, observed).and_then(|()| self.undo("the policy was changed"))
                 {
                     return error!("the former policy is kept: {}", chain(&error));
                 }
@@ -422,14 +446,6 @@ impl Reconciler {
                 self.watch.wake("the policy was read again");
             }
             Err(error) => error!("the former policy is kept: {}", chain(&error)),
-        }
-    }
-
-    /// Whether this host can meet a policy now, for every guest that is there.
-    fn check(&self, policy: &Policy) -> Result<(), ReconcileError> {
-        match self.plan(policy)?.and_then(|renewed| renewed.held.into_iter().next()) {
-            Some(held) => Err(held.error.into()),
-            None => Ok(()),
         }
     }
 
@@ -450,8 +466,15 @@ impl Reconciler {
 
 /// The policy without guests that are not there, or are only starting.
 fn for_present(policy: &Policy, topology: &Topology) -> Policy {
-    let guests = policy.guests.iter().filter(|g| is_present(topology, &g.guest)).cloned().collect();
+    let guests =
+        policy.guests.iter().filter(|g| present(topology, &g.guest).next().is_some()).cloned().collect();
     Policy { guests, ..policy.clone() }
+}
+
+/// The processes of a policy's guests.
+fn processes(policy: &Policy, topology: &Topology) -> BTreeSet<Process> {
+    let guests = policy.guests.iter().flat_map(|g| present(topology, &g.guest));
+    guests.map(|guest| (guest.pid, guest.start_time)).collect()
 }
 
 fn read_policy(path: &PathBuf) -> Result<Policy, ReconcileError> {

@@ -4,8 +4,10 @@ use super::{ReconcileError, Reconciler};
 use crate::apply::{self, Host as _, Seen};
 use crate::model::Value;
 use crate::plan::journal::Standing;
-use crate::plan::{IrqTarget, Target, VectorName};
+use crate::plan::{IrqTarget, Target, TargetKey, VectorName};
 use crate::probes::irq_delivery::Freed;
+use std::collections::BTreeSet;
+use tracing::info;
 
 impl Reconciler {
     /// Strikes off the record what is gone, and what `is_over` says of what is not as asked. Says how much.
@@ -44,5 +46,23 @@ impl Reconciler {
                 _ => born.any(|born| found.cpus() == Some(&born)),
             }
         })
+    }
+
+    /// Strikes off the record what somebody else has set and the policy has nothing against.
+    pub(super) fn cede(&self, ceded: &BTreeSet<TargetKey>) -> Result<(), ReconcileError> {
+        if ceded.is_empty() {
+            return Ok(());
+        }
+        let is_theirs = |standing: &Standing, found: &Value| {
+            let theirs = ceded.contains(&standing.target.key());
+            if theirs {
+                info!(
+                    "{}: left at {found}, as somebody else has set it: the policy allows it",
+                    standing.target
+                );
+            }
+            theirs
+        };
+        self.release(&is_theirs).map(|_| ())
     }
 }

@@ -67,6 +67,7 @@ impl Bench {
             knobs: &[],
             owners: &owners,
             virtual_apic: None,
+            seen: None,
             immovable: &immovable,
         };
         let renewed = plan_again(&facts, policy, &standing)?;
@@ -316,6 +317,7 @@ proptest! {
                 knobs: &[],
                 owners: &owners,
                 virtual_apic: None,
+                seen: None,
                 immovable: &immovable,
             };
             let (expected, _) = settled(&fresh, &[], &plan(&facts, &policy).unwrap());

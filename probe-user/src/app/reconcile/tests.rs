@@ -1,7 +1,7 @@
 //! A policy that is kept on a host that is laid out in files. No thread can be moved there, so the guests have their pins.
 
 use super::*;
-use crate::host::fixture::{Large, Tree, generate, large_vf};
+use crate::host::fixture::{IXGBE, Large, Tree, generate};
 use crate::model::{PciAddress, Pid};
 use crate::plan::{Need, Target};
 use std::collections::BTreeSet;
@@ -16,7 +16,8 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let tree = generate(&Large { sockets: 1, cores: 3, guests: 2, vcpus: 1, vfs: 2, slots: 2 });
+        let tree =
+            generate(&Large { sockets: 1, cores: 3, guests: 2, vcpus: 1, vfs: 2, slots: 2, card: IXGBE });
         tree.file("proc/irq/default_smp_affinity", "3f\n");
         tree.file("proc/sys/kernel/random/boot_id", "b\n");
         tree.file("sys/module/kvm_intel/parameters/enable_apicv", "N\n");
@@ -25,7 +26,7 @@ impl Bench {
             tree.remove(&format!("proc/irq/{number}/effective_affinity_list"));
             let action = match number {
                 1..=6 => format!("eth0-TxRx-{}", number - 1),
-                _ => format!("vfio-msix[{}]({})", (number - 7) % 2, large_vf((number - 7) / 2)),
+                _ => format!("vfio-msix[{}]({})", (number - 7) % 2, IXGBE.vf((number - 7) / 2)),
             };
             tree.file(&format!("sys/kernel/irq/{number}/actions"), &format!("{action}\n"));
         }
@@ -125,7 +126,7 @@ fn an_interrupt_that_is_made_anew_is_nobodys_doing() {
         assert_eq!(bench.masks(), "3c\n 2-5 0 0 1 1");
     }
     // Seen, whatever it has.
-    let vector: (PciAddress, u16) = (large_vf(0).parse().unwrap(), 0);
+    let vector: (PciAddress, u16) = (IXGBE.vf(0).parse().unwrap(), 0);
     let freed = |times| Freed::from([(vector, (Pid(10_000), times))]);
     keep(&mut keeper, &freed(0));
     for times in 1..=5 {

@@ -127,6 +127,16 @@ wait $TELLER
 equal dry-run-stops 0 "$?"
 check dry-run-has-changed-nothing vfprobe verify
 
+# --- nothing happens: it wakes for its audits --------------------------------------------------------------------
+check probes-ring logged "the probes ring when"
+heard() { logged "heard: $1"; }
+check machines-are-heard heard "a virtual machine"
+# naps: how often the controller has slept so far.
+naps() { awk '/^voluntary_ctxt_switches:/ { print $2 }' "$(grep -l '^Name:[[:space:]]controller$' /proc/$SERVE/task/*/status)"; }
+naps_before=$(naps)
+sleep 10
+echo "idle: the controller slept $(($(naps) - naps_before)) times in 10 s"
+
 # --- interrupts go to the other vCPU and back ------------------------------------------------------------------
 check watching watch_moves
 follow to-the-second-vcpu 1 2 5
@@ -151,8 +161,11 @@ check others-keep-their-pins all_pinned
 before_end=$(writes vm1 "$(vf_bdf 0)")
 check the-log-has-every-write test "$before_end" -ge 9
 check vm2-ends guest_down vm2
+began=$EPOCHREALTIME
 released() { [[ $(</proc/irq/default_smp_affinity) == 31 ]]; }
 check its-cpus-are-free-again wait_for 30 "the default mask" released
+echo "vm2-ends: what only it needed was undone $(awk "BEGIN { print $EPOCHREALTIME - $began }") s after its end was seen"
+check its-end-is-heard wait_for 30 "the end of a process" heard "a guest has ended"
 equal nothing-of-vm1-was-written "$before_end" "$(writes vm1 "$(vf_bdf 0)")"
 # Between two looks of this test the controller may be in the middle of a change.
 check vm1-stays-placed wait_for 30 "its settings in force" vfprobe verify

@@ -1,7 +1,7 @@
 //! Observing: probes attached, a window opened, snapshots taken.
 
 use super::cpu_time::CpuTime;
-use crate::bpf::{LoadError, Loaded, Sizes};
+use crate::bpf::{Bell, LoadError, Loaded, Sizes};
 use crate::host::{HostRoot, read_paths, read_vf_counters};
 use crate::model::CpuSet;
 use crate::model::path::Paths;
@@ -30,6 +30,7 @@ pub struct Observer {
     pub(super) sizes: Sizes,
     /// What the programs of observers before this one have cost, by probe.
     pub(super) spent: BTreeMap<&'static str, (Duration, u64)>,
+    bell_taken: bool,
 }
 
 impl Observer {
@@ -62,6 +63,7 @@ impl Observer {
             cpu_time: None,
             sizes,
             spent: BTreeMap::new(),
+            bell_taken: false,
         })
     }
 
@@ -199,6 +201,17 @@ impl Observer {
         let received = counted.iter().filter_map(|(vf, counters)| Some((*vf, counters.rx_packets?.get())));
         let host = self.loaded.host_vectors(&topology.online());
         before.again(&self.loaded.maps(), topology, &host, received.collect())
+    }
+
+    /// What rings when a sign has changed, or why nothing rings for all that there is to see here. To who asks first.
+    pub fn bell(&mut self) -> Option<Result<Bell, String>> {
+        if std::mem::replace(&mut self.bell_taken, true) {
+            return None;
+        }
+        let name = irq_delivery::SPEC.name;
+        let report = self.reports().iter().find(|report| report.probe == name)?;
+        let unseen = irq_delivery::unseen(report);
+        Some(unseen.map_or_else(|| self.loaded.bell().map_err(|error| error.to_string()), Err))
     }
 
     fn sees_delivery(&self) -> bool {

@@ -160,7 +160,6 @@ pub async fn tune(
     }
     let host = LiveHost::new(root.clone());
     let untouched = Vec::new();
-    let hold = Hold::default();
     let mut session = Session {
         root,
         state,
@@ -171,7 +170,7 @@ pub async fn tune(
         in_force: None,
         untouched,
         continuous,
-        hold,
+        hold: Hold::default(),
         remarks: Vec::new(),
         trouble: Vec::new(),
     };

@@ -7,6 +7,7 @@ use probe_user::{
     app::privileges::CONTROL,
     app::reconcile::{Mode, Observed, ReconcileError, Reconciler},
     apply::StateDir,
+    bpf::Bell,
     host::{HostRoot, parse_allowed_cpus},
     model::seen::Seen,
     probes::irq_delivery::{Accepted, Signs},
@@ -31,6 +32,10 @@ impl Observed for Nothing {
 
     fn signs(&self) -> Signs {
         Signs::default()
+    }
+
+    fn bell(&self) -> Option<Result<Bell, String>> {
+        Some(Err("no probe runs".to_owned()))
     }
 
     fn seen(&self) -> Seen {

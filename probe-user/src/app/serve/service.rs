@@ -6,6 +6,7 @@ use super::super::{control, observe::Observer, own_cost};
 use super::ServeError;
 use super::journal::{Stamp, stamp};
 use crate::apply::StateDir;
+use crate::bpf::Bell;
 use crate::export::ledger::Ledger;
 use crate::export::{Began, CountedVf, Figures, Hold, ProbeState, ProbeStatus, Source, SourceError, Status};
 use crate::host::{HostRoot, read_topology, read_vf_counters};
@@ -170,6 +171,10 @@ impl Observed for Service {
             tracing::warn!(%error, "where vectors go is not known");
             Vec::new()
         })
+    }
+
+    fn bell(&self) -> Option<Result<Bell, String>> {
+        self.now().observer.bell()
     }
 
     fn signs(&self) -> Signs {

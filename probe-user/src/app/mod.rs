@@ -3,8 +3,11 @@
 pub mod control;
 mod cpu_time;
 pub mod guests;
+pub mod hold;
 pub mod interrupt;
 pub mod isolation;
+#[cfg(test)]
+mod larger_hosts;
 pub mod loads;
 pub mod observe;
 mod own_cost;
@@ -12,6 +15,7 @@ pub mod path;
 pub mod privileges;
 pub mod reconcile;
 pub mod record;
+mod rehearsal;
 mod renewal;
 pub mod schedule;
 pub mod serve;

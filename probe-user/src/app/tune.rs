@@ -4,22 +4,24 @@
 //! after kill -9 the journal is there for `vfprobe rollback`.
 
 use super::control::make_plan;
+use super::hold::{Counts, Held, Hold};
 use super::interrupt::Interrupts;
 use super::loads::Load;
-use super::record::{self, Finished, Progress, RecordError, RunRequest};
+use super::record::{self, Finished, Progress, RecordError, RunRequest, Watch};
+use super::rehearsal;
 use super::schedule::schedule;
 use super::tuning::{Try, TuneRequest, finished};
-use crate::apply::{
-    self, ApplyError, LiveHost, Options, Reality, RollbackError, RollbackOptions, RollbackReport,
-};
+use super::vectors::Looked;
+use crate::apply::{self, ApplyError, LiveHost, Options, RollbackError, RollbackOptions, RollbackReport};
 use crate::apply::{Host as _, StateDir, StateError, StateLock};
-use crate::host::HostRoot;
+use crate::host::{HostRoot, read_interrupt_counts};
 use crate::model::CpuSet;
 use crate::plan::{PlanError, Policy};
 use crate::session::{Config, SessionError, Writer};
 use crate::stats::{Snapshot, gate::Figure};
 use crate::workload::{Continuous, Echo, Workload};
 use std::collections::BTreeSet;
+use std::time::Duration;
 use tracing::warn;
 
 /// The host as it is found.
@@ -28,6 +30,8 @@ pub const BASELINE: &str = "baseline";
 /// What is going on; handed to whoever shows it.
 #[derive(Debug)]
 pub enum Event<'a> {
+    /// Before the first run: interrupts are looked at, since so long.
+    Looking(Duration),
     /// A run begins.
     Begin(&'a Place<'a>),
     /// It goes on.
@@ -108,6 +112,7 @@ pub enum TuneError {
 }
 
 /// Makes all runs of a session, and puts the host back. With an `earlier` part of it, only those that are missing there.
+/// Returns what was seen of vectors before the first run, which all configurations are planned with.
 ///
 /// # Errors
 /// [`TuneError`]; finished runs are in the file in every case.
@@ -119,17 +124,30 @@ pub async fn tune(
     earlier: Option<&crate::session::Session>,
     echo: Echo,
     show: &mut dyn FnMut(Event<'_>),
-) -> Result<(), TuneError> {
+) -> Result<Looked, TuneError> {
     let lock = state.lock()?;
     if !state.load()?.standing().is_empty() {
         return Err(TuneError::InForce);
+    }
+    // A wish that cannot be met is told before anything is waited for.
+    for (one, policy) in request.tries.iter().filter_map(|one| Some((one, one.policy()?))) {
+        plan(root, state, one, policy, &Looked::Needless)?;
+    }
+    let interrupts = Interrupts::listen().map_err(|source| RecordError::Signals { source })?;
+    let continuous = request.loads.iter().find(|load| load.continuous);
+    let mut continuous = continuous.map(|load| Continuous::new(&load.command, echo));
+    let mut progress = |elapsed| show(Event::Looking(elapsed));
+    let looked = rehearsal::look(root, request, continuous.as_mut(), echo, &interrupts, &mut progress).await;
+    let looked = looked.map_err(RecordError::from)?;
+    if interrupts.raised() {
+        return Err(TuneError::Interrupted);
     }
     for one in &request.tries {
         let about = match one.policy() {
             None => "the host as it is found".to_owned(),
             // Before any run: a wish that cannot be met must not end a session half-way.
             Some(policy) => {
-                let plan = plan(root, state, one, policy)?;
+                let plan = plan(root, state, one, policy, &looked)?;
                 format!("{} changes for guest {}", plan.steps.len(), request.guest)
             }
         };
@@ -140,12 +158,22 @@ pub async fn tune(
     if earlier.is_none() {
         writer.tuning(&request.record())?;
     }
-    let interrupts = Interrupts::listen().map_err(|source| RecordError::Signals { source })?;
     let host = LiveHost::new(root.clone());
-    let continuous = request.loads.iter().find(|load| load.continuous);
-    let continuous = continuous.map(|load| Continuous::new(&load.command, echo));
     let untouched = Vec::new();
-    let mut session = Session { root, state, lock, host, echo, in_force: None, untouched, continuous };
+    let mut session = Session {
+        root,
+        state,
+        lock,
+        host,
+        echo,
+        looked,
+        in_force: None,
+        untouched,
+        continuous,
+        hold: Hold::default(),
+        remarks: Vec::new(),
+        trouble: Vec::new(),
+    };
     let finished = earlier.map(finished).unwrap_or_default();
     for run in earlier.iter().flat_map(|earlier| &earlier.runs).filter(|run| run.unfit().is_none()) {
         let one = request.tries.iter().find(|one| one.name == run.config());
@@ -155,20 +183,23 @@ pub async fn tune(
     let result = session.runs(request, &finished, writer, &interrupts, show).await;
     // Whatever happened: the host is put back before anything is told.
     session.undo()?;
+    for line in session.hold.left_behind(&session.host) {
+        warn!("{line} until its mask is set again: it did not fire while its old one was put back");
+    }
     if let Some(continuous) = session.continuous.take() {
         continuous.stop(record::GRACE).await.map_err(RecordError::from)?;
     }
-    result
+    result.map(|()| session.looked)
 }
 
 /// Applies one configuration for good, after a session chose it.
 ///
 /// # Errors
 /// [`TuneError`].
-pub fn keep(root: &HostRoot, state: &StateDir, chosen: &Try) -> Result<(), TuneError> {
+pub fn keep(root: &HostRoot, state: &StateDir, chosen: &Try, looked: &Looked) -> Result<(), TuneError> {
     let Some(policy) = chosen.policy() else { return Ok(()) };
     let lock = state.lock()?;
-    let plan = plan(root, state, chosen, policy)?;
+    let plan = plan(root, state, chosen, policy, looked)?;
     apply::apply(&LiveHost::new(root.clone()), &plan, &lock, &Options::new())
         .map(drop)
         .map_err(|source| TuneError::Apply { config: chosen.name.clone(), source })
@@ -179,8 +210,10 @@ fn plan(
     state: &StateDir,
     one: &Try,
     policy: &Policy,
+    looked: &Looked,
 ) -> Result<crate::plan::Plan, TuneError> {
-    make_plan(root, state, policy).map_err(|source| TuneError::Plan { config: one.name.clone(), source })
+    make_plan(root, state, policy, looked)
+        .map_err(|source| TuneError::Plan { config: one.name.clone(), source })
 }
 
 /// A run of the host as it is found.
@@ -198,10 +231,18 @@ struct Session<'a> {
     /// Index of the configuration in force, with its changes.
     in_force: Option<(usize, Vec<String>)>,
     echo: Echo,
+    /// What was seen of vectors before the first run.
+    looked: Looked,
     /// Runs of the host as it is found, with their load: what limits on a single run are changes against.
     untouched: Vec<Untouched>,
     /// The workload that runs through all runs, when there is one.
     continuous: Option<Continuous>,
+    /// Where interrupts are to go.
+    hold: Hold,
+    /// What is to be known of the host as it was put back, under which the next runs are made.
+    remarks: Vec<String>,
+    /// What failed of putting interrupts back during a run.
+    trouble: Vec<String>,
 }
 
 impl Session<'_> {
@@ -242,13 +283,15 @@ impl Session<'_> {
             };
             let mut progress = |p: &Progress<'_>| show(Event::Progress(p));
             let mut continuous = self.continuous.take();
-            let remarks = || self.drift();
             let ended =
-                record::record_run(self.root, writer, &run, continuous.as_mut(), &remarks, &mut progress)
-                    .await;
+                record::record_run(self.root, writer, &run, continuous.as_mut(), self, &mut progress).await;
             self.continuous = continuous;
             let ended = ended?;
             show(Event::End(&place, &ended));
+            if !ended.end.not_held.is_empty() {
+                // The next run of this configuration begins with all of it in force again.
+                self.undo()?;
+            }
             if ended.interrupted || interrupts.raised() {
                 return Err(TuneError::Interrupted);
             }
@@ -256,7 +299,9 @@ impl Session<'_> {
             if let Some(what) = self.beyond_limit(request, one, load, &ended.snapshot, &figures) {
                 return Err(TuneError::Aborted { order: number, config: one.name.clone(), what });
             }
-            self.remember(request, Some(one), load.name.as_deref(), &ended.snapshot, figures);
+            if ended.fit() {
+                self.remember(request, Some(one), load.name.as_deref(), &ended.snapshot, figures);
+            }
         }
         Ok(())
     }
@@ -301,7 +346,7 @@ impl Session<'_> {
         }
         self.undo()?;
         let Some(policy) = one.policy() else { return Ok(()) };
-        let plan = plan(self.root, self.state, one, policy)?;
+        let plan = plan(self.root, self.state, one, policy, &self.looked)?;
         let options = Options { interrupted: &|| interrupts.raised(), ..Options::new() };
         apply::apply(&self.host, &plan, &self.lock, &options)
             .map_err(|source| TuneError::Apply { config: one.name.clone(), source })?;
@@ -310,40 +355,71 @@ impl Session<'_> {
             .iter()
             .map(|s| format!("{}: {} -> {} ({})", s.target, s.now, s.new, s.reason))
             .collect();
+        self.hold.entered(&plan.steps, self.counts());
         self.in_force = Some((index, changes));
         Ok(())
     }
 
     fn undo(&mut self) -> Result<(), TuneError> {
         let report: RollbackReport = apply::rollback(&self.host, &self.lock, &RollbackOptions::default())?;
-        self.in_force = None;
-        for (target, cpus) in report.foreign() {
-            warn!("{target}: somebody else has set it to {cpus} meanwhile; left so");
+        if self.in_force.take().is_some() {
+            self.hold.left(self.counts());
+            let foreign = report.foreign();
+            let left =
+                foreign.map(|(target, value)| format!("{target}: left at {value}, as somebody set it"));
+            self.remarks = left.collect();
+            for line in &self.remarks {
+                warn!("{line}");
+            }
         }
         if report.is_complete() { Ok(()) } else { Err(TuneError::LeftOver(report.failures())) }
     }
 
-    /// What does not hold of the configuration in force at the end of a run.
-    fn drift(&self) -> Vec<String> {
-        let found = self.host.boot_id().ok().and_then(|boot_id| {
+    fn counts(&self) -> Counts {
+        read_interrupt_counts(self.root)
+    }
+
+    /// Sends interrupts home that a configuration has left elsewhere, now that they fire.
+    fn come_home(&mut self) -> Result<(), TuneError> {
+        let Some(plan) = self.hold.way_home(&self.host, &|| self.counts(), BASELINE) else { return Ok(()) };
+        apply::apply(&self.host, &plan, &self.lock, &Options::new())
+            .map_err(|source| TuneError::Apply { config: BASELINE.to_owned(), source })?;
+        self.undo()
+    }
+}
+
+impl Watch for Session<'_> {
+    fn settled(&mut self, beyond: Option<Duration>) -> bool {
+        if self.in_force.is_none()
+            && self.trouble.is_empty()
+            && let Err(error) = self.come_home()
+        {
+            self.trouble.push(error.to_string());
+        }
+        self.hold.settled(&self.host, &|| self.counts(), beyond.unwrap_or_default())
+    }
+
+    fn opens(&mut self) -> Vec<String> {
+        let mut lines = std::mem::take(&mut self.trouble);
+        lines.extend(self.hold.opens(&self.host, &|| self.counts()));
+        lines
+    }
+
+    fn closes(&mut self) -> Held {
+        let found = self.in_force.as_ref().and_then(|_| {
+            let boot_id = self.host.boot_id().ok()?;
             let journal = self.state.load().ok()?;
             apply::verify(&self.host, &journal, &boot_id)
         });
-        let Some(in_force) = found else { return Vec::new() };
-        in_force
-            .checks
-            .iter()
-            .filter_map(|check| {
-                let found = match &check.reality {
-                    Reality::AsAsked { .. } => return None,
-                    Reality::Pending { effective } => format!("still goes to {effective}"),
-                    Reality::Drifted { found } => format!("somebody has set it to {found}"),
-                    Reality::Gone if !check.is_drift() => return None,
-                    Reality::Gone => "it is gone".to_owned(),
-                    Reality::Unreadable { error } => error.clone(),
-                };
-                Some(format!("{}: asked for {}, but {found}", check.target, check.asked))
-            })
-            .collect()
+        let root = self.root;
+        let mut held = self.hold.closes(&self.host, &|| read_interrupt_counts(root), found.as_ref());
+        match &self.in_force {
+            Some((_, changes)) if found.is_none() && !changes.is_empty() => {
+                held.not.push("it is no longer on record".to_owned());
+            }
+            Some(_) => {}
+            None => held.remarks.extend(self.remarks.iter().cloned()),
+        }
+        held
     }
 }

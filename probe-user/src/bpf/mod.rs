@@ -2,8 +2,10 @@
 //! names aya.
 
 mod adopt;
+mod bell;
 pub mod facts;
 pub mod format;
+mod functions;
 #[cfg(test)]
 mod kernels;
 mod loader;
@@ -14,5 +16,6 @@ mod paths;
 mod tracer;
 mod vector_table;
 
+pub use bell::Bell;
 pub use loader::{LoadError, Loaded, Sizes};
 pub use tracer::{TraceSizes, Tracer};

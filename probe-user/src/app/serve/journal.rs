@@ -101,9 +101,6 @@ mod tests {
     use super::*;
     use std::io::pipe;
 
-    /// What happens, how, and whether the journal is another then.
-    type Step<'a> = (&'a str, &'a dyn Fn() -> io::Result<()>, bool);
-
     #[test]
     fn whatever_happens_to_the_journal_wakes() {
         let dir = tempfile::tempdir().unwrap();
@@ -113,7 +110,8 @@ mod tests {
         let mut watch = JournalWatch::new(&state).unwrap();
         let (ended, end) = pipe().unwrap();
         let mut before = stamp(&state);
-        let steps: [Step<'_>; 8] = [
+        type Happens<'a> = &'a dyn Fn() -> io::Result<()>;
+        let steps: [(&str, Happens<'_>, bool); 8] = [
             ("the folder above comes", &|| fs::create_dir(&above), false),
             ("the folder comes", &|| fs::create_dir(&folder), false),
             ("the journal comes", &|| fs::write(&journal, "1\n"), true),

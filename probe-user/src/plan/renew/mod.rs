@@ -109,11 +109,21 @@ fn plan_beside(
         need: Need::BestEffort,
         reason: "what it was before is what it is to be now".to_owned(),
     }));
-    let mut ceded: BTreeSet<TargetKey> = theirs.iter().map(|(item, _)| item.target.key()).collect();
+    let theirs = theirs.iter().filter(|(item, found)| !may_be_the_kernels(item, found));
+    let mut ceded: BTreeSet<TargetKey> = theirs.map(|(item, _)| item.target.key()).collect();
     for step in &plan.steps {
         ceded.remove(&step.target.key());
     }
     Ok((plan, ceded))
+}
+
+/// Whether a thread has some of the CPUs that it was given: some kernels take offline ones out of its mask and do not give them
+/// back. That stays a drift which can be seen.
+fn may_be_the_kernels(item: &Standing, found: &Value) -> bool {
+    match (&item.target, item.asked().cpus(), found.cpus()) {
+        (Target::Thread(_), Some(asked), Some(found)) => found.is_subset(asked),
+        _ => false,
+    }
 }
 
 fn is_pin(target: &Target) -> bool {

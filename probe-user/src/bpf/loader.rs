@@ -65,6 +65,8 @@ pub struct Loaded {
     pub(super) facts: KernelFacts,
     reports: Vec<ProbeReport>,
     guarded: CpuSet,
+    /// How often CPUs were guarded; what `GUARDED` holds of those guarded last.
+    guardings: u32,
     /// Packets to follow on a CPU in a stretch of time at most; 0 = all.
     pub(super) follow_limit: u32,
     /// What programs had missed when counting began.
@@ -91,6 +93,7 @@ impl Loaded {
             facts,
             reports: Vec::new(),
             guarded: CpuSet::new(),
+            guardings: 0,
             follow_limit: FOLLOWED_PER_STRETCH,
             missed_before: None,
         };
@@ -119,6 +122,7 @@ impl Loaded {
             facts,
             reports: Vec::new(),
             guarded: CpuSet::new(),
+            guardings: 0,
             follow_limit: FOLLOWED_PER_STRETCH,
             missed_before: None,
         })
@@ -142,8 +146,11 @@ impl Loaded {
     pub fn guard(&mut self, cpus: &CpuSet) -> Result<(), ReadError> {
         const NAME: &str = "GUARDED";
         let former = std::mem::replace(&mut self.guarded, cpus.clone());
+        // What a program left open on a CPU that was let go is not this guarding's.
+        self.guardings = self.guardings.checked_add(1).unwrap_or(1);
+        let generation = self.guardings;
         let mut map: Array<_, u32> = self.map_mut(NAME)?;
-        for (changed, flag) in [(former.difference(cpus), 0), (cpus.difference(&former), 1)] {
+        for (changed, flag) in [(former.difference(cpus), 0), (cpus.difference(&former), generation)] {
             for cpu in changed.iter() {
                 map.set(cpu.0, flag, 0).map_err(|e| read_error(NAME, e))?;
             }
@@ -313,6 +320,8 @@ pub(super) fn load_object(
         ("SLOTS", sizes.slots),
         ("SLOT_IDS", sizes.slots),
         ("SLOW_WORK", sizes.slots),
+        // A VF in a guest has a vector at least.
+        ("OWNERS", sizes.slots),
         ("POSTED", sizes.slots),
         ("APICV", sizes.vcpus),
         ("DELIVERIES", sizes.deliveries),

@@ -7,6 +7,8 @@ mod capture;
 mod control;
 mod delivery;
 mod exits;
+mod full;
+mod guarded_again;
 mod guests;
 mod load;
 mod macvtap;

@@ -3,7 +3,8 @@
 //! user space asks.
 
 use super::{KNOWN_IRQS, SLOTS};
-use crate::kernel::{SEEN, cpu, current, element, global, offsets, read, read_field, read_record};
+use crate::control::Lost;
+use crate::kernel::{SEEN, cpu, current, element, global, lost, offsets, read, read_field, read_record};
 use crate::probes::irq_delivery::{Apicv, BY_EXIT, IRQ_NUMBERS, KnownIrq, Posted, VECTORS, pack_vector};
 use crate::vcpu;
 use aya_ebpf::{
@@ -129,7 +130,9 @@ fn posted(irq: u32, vcpu_id: u32, vector: u32, set: bool) {
         Some(before) => before.updates + 1,
         None => 1,
     };
-    let _ = POSTED.insert(irq, Posted { set: u32::from(set), vcpu_id, vector, tgid, updates }, 0);
+    if POSTED.insert(irq, Posted { set: u32::from(set), vcpu_id, vector, tgid, updates }, 0).is_err() {
+        lost(Lost::PostedFull);
+    }
 }
 
 // match-proto:v6.1:arch/x86/kvm/trace.h:kvm_apicv_inhibit_changed(int reason, bool set, unsigned long inhibits)
@@ -142,7 +145,9 @@ fn irq_inhibit_raw(ctx: RawTracePointContext) -> i32 {
         Some(before) => before.changes + 1,
         None => 1,
     };
-    let _ = APICV.insert(tgid, Apicv { inhibits: ctx.arg(2), changes }, 0);
+    if APICV.insert(tgid, Apicv { inhibits: ctx.arg(2), changes }, 0).is_err() {
+        lost(Lost::ApicvFull);
+    }
     0
 }
 

@@ -58,8 +58,8 @@ pub struct ExitSeries {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RareExit {
-    /// The vCPU's thread.
-    pub tid: u32,
+    /// The vCPU's index in `VCPUS`.
+    pub vcpu: u32,
     /// Exit code.
     pub code: u32,
 }
@@ -68,8 +68,8 @@ pub struct RareExit {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExitVector {
-    /// The vCPU's thread.
-    pub tid: u32,
+    /// The vCPU's index in `VCPUS`.
+    pub vcpu: u32,
     /// The APIC vector on its CPU.
     pub vector: u32,
 }
@@ -209,7 +209,7 @@ pub(crate) mod bpf {
 
     #[inline(always)]
     fn rare_series_of(vcpu: &Vcpu, tid: u32) -> Option<u32> {
-        let key = RareExit { tid, code: vcpu.exit.code };
+        let key = RareExit { vcpu: vcpu.index, code: vcpu.exit.code };
         // SAFETY: a copy of a u32 that is written whole.
         if let Some(known) = unsafe { RARE_EXITS.get(key) } {
             return Some(*known);
@@ -268,10 +268,11 @@ pub(crate) mod bpf {
     #[inline(always)]
     fn by_vector(vector: u32, ns: u64) {
         let (_, tid) = current();
-        if !in_window(ns) || vcpu::of_thread_here(tid).is_none() {
+        if !in_window(ns) {
             return;
         }
-        let key = ExitVector { tid, vector };
+        let Some(vcpu) = vcpu::of_thread_here(tid) else { return };
+        let key = ExitVector { vcpu: vcpu.index, vector };
         if let Some(count) = EXIT_VECTORS.get_ptr_mut(key) {
             // SAFETY: an element of a preallocated map; only this thread writes it.
             unsafe { *count += 1 };

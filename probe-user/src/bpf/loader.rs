@@ -262,18 +262,21 @@ impl Loaded {
 
     /// Has interrupts whose owner is another now looked at anew.
     fn forget_irqs(&mut self, owners: &BTreeMap<u32, u32>) -> Result<(), ReadError> {
-        use probe_ebpf::control::Table;
-        use probe_ebpf::probes::irq_delivery::{IRQ_NUMBERS, KnownIrq};
-        const NAME: &str = "KNOWN_IRQS";
-        let used = self.maps().used(Table::Slots)?;
+        let used = self.maps().used(probe_ebpf::control::Table::Slots)?;
         let stale: Vec<u32> = (0..used)
             .filter_map(|i| self.maps().slot(i).ok())
             .filter(|slot| owners.get(&slot.vf) != Some(&slot.owner))
             .map(|slot| slot.irq)
-            .filter(|irq| *irq < IRQ_NUMBERS)
             .collect();
+        self.forget_numbers(stale)
+    }
+
+    /// Has these interrupts looked at anew.
+    pub(super) fn forget_numbers(&mut self, irqs: Vec<u32>) -> Result<(), ReadError> {
+        use probe_ebpf::probes::irq_delivery::{IRQ_NUMBERS, KnownIrq};
+        const NAME: &str = "KNOWN_IRQS";
         let mut map: Array<_, KnownIrq> = self.map_mut(NAME)?;
-        for irq in stale {
+        for irq in irqs.into_iter().filter(|irq| *irq < IRQ_NUMBERS) {
             let known = map.get(&irq, 0).map_err(|e| read_error(NAME, e))?;
             map.set(irq, KnownIrq { action: 0, dev_id: 0, slot: 0, ..known }, 0)
                 .map_err(|e| read_error(NAME, e))?;

@@ -1,7 +1,7 @@
 //! `irq_delivery`: the stages of a VF's interrupt on its way into the guest (docs/probes.md).
 
 use super::hook::{self, Variant};
-use super::{Hook, MapReader, Names, Needs, ProbeReport, ProbeSpec, ReadError, Role, vectors};
+use super::{Hook, MapReader, Names, Needs, ProbeReport, ProbeSpec, RETIRED, ReadError, Role, vectors};
 use crate::btf::Param;
 use crate::model::{PciAddress, VcpuId};
 use crate::stats::{Counter, Histogram, Labels, Observability, Series, Snapshot};
@@ -224,7 +224,7 @@ pub fn accepted(maps: &dyn MapReader, names: &Names<'_>) -> Result<Vec<Accepted>
         let slot = maps.slot(delivery.slot)?;
         // A guest that is gone has no vCPU any more.
         let vcpu = names.vcpu(delivery.tid, delivery.vcpu_id).parse().ok();
-        if let (Some(vcpu), Ok(number)) = (vcpu.filter(|_| slot.owner != 0), u16::try_from(slot.slot)) {
+        if let (Some(vcpu), Ok(number)) = (vcpu.filter(|_| slot.owner != 0 && slot.owner != RETIRED), u16::try_from(slot.slot)) {
             let vf = PciAddress::from_packed(slot.vf);
             all.push(Accepted { vf, slot: number, vcpu: VcpuId(vcpu), count: delivery.accepted });
         }

@@ -170,6 +170,9 @@ pub trait MapReader {
     fn used(&self, table: probe_ebpf::control::Table) -> Result<u32, ReadError>;
 }
 
+/// In place of the process of figures whose process is gone: no process has this number.
+pub const RETIRED: u32 = u32::MAX;
+
 /// A map that could not be read.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot read the BPF map {map}: {cause}")]

@@ -102,7 +102,7 @@ impl MapReader for Maps {
     }
 
     fn exit_vectors(&self) -> Result<Vec<(ExitVector, u64)>, ReadError> {
-        Ok(vec![(ExitVector { tid: 101, vector: 96 }, 7)])
+        Ok(vec![(ExitVector { vcpu: 0, vector: 96 }, 7)])
     }
 
     fn exit(&self, _: u32) -> Result<ExitSeries, ReadError> {
@@ -143,6 +143,8 @@ impl MapReader for Maps {
                 running: 1,
                 cpu: 2,
                 tid: 101,
+                live: 101,
+                index: 0,
                 returns_seen: 0,
                 kvm: 0,
                 switches: 0,
@@ -202,7 +204,7 @@ fn paths() -> Paths {
 }
 
 fn preempter() -> Preempter {
-    Preempter { kernel: 1, comm: *b"kworker/2:1\0\0\0\0\0", tid: 101 }
+    Preempter { kernel: 1, comm: *b"kworker/2:1\0\0\0\0\0", vcpu: 0 }
 }
 
 /// What all probes say when the hooks behind the named figures are missing.

@@ -16,6 +16,7 @@ mod noise;
 mod paths;
 mod reconcile;
 mod renewal;
+mod reuse;
 mod slow_path;
 mod trace;
 mod vectors;

@@ -120,13 +120,21 @@ impl Service {
         let began = began(&now.began, &now.topology, &topology, now.looked);
         now.began = began;
         now.looked = looked;
-        let told = now.observer.update(&topology).and_then(|()| now.observer.guard(&topology.promised()));
+        let told = now.observer.forget_gone(&topology);
+        let told = told.and_then(|()| now.observer.update(&topology));
+        let told = told.and_then(|()| now.observer.guard(&topology.promised()));
         if let Err(error) = told {
             tracing::warn!(%error, "the probes were not told of changed guests");
         }
-        let guests = guests(&topology);
-        now.ledger.keep_guests(|guest| guests.contains(guest));
-        drop(guests);
+        let known = Arc::clone(&now.topology);
+        // A guest that was started anew since the look before begins with nothing.
+        let same = |guest: &&Guest| {
+            let identity = |guest: &Guest| (guest.name.clone(), guest.pid, guest.start_time);
+            known.guests.iter().any(|before| identity(before) == identity(guest))
+        };
+        let staying: BTreeSet<&str> =
+            topology.guests.iter().filter(same).map(|guest| guest.name.as_str()).collect();
+        now.ledger.keep_guests(|guest| staying.contains(guest));
         now.topology = topology;
         now.make_room(&self.root);
     }

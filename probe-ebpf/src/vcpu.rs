@@ -388,12 +388,10 @@ mod bpf {
     fn vcpu_switch_tp(ctx: *mut core::ffi::c_void) -> u32 {
         let ctx = TracePointContext::new(ctx);
         if let Some(next) = read_record(&ctx, &REC_SWITCH_NEXT_PID) {
-            on_switch(next, 0, || {
-                match read_record::<u64>(&ctx, &REC_SWITCH_PREV_STATE) {
-                    Some(state) if state & REPORTED == 0 => Parting::Runnable,
-                    Some(state) if state & RECORDED_DEAD != 0 => Parting::Ended,
-                    _ => Parting::Asleep,
-                }
+            on_switch(next, 0, || match read_record::<u64>(&ctx, &REC_SWITCH_PREV_STATE) {
+                Some(state) if state & REPORTED == 0 => Parting::Runnable,
+                Some(state) if state & RECORDED_DEAD != 0 => Parting::Ended,
+                _ => Parting::Asleep,
             });
         }
         SEEN

@@ -8,9 +8,9 @@ use anyhow::{Context, Result, bail, ensure};
 use probe_user::export::bounds::Bounds;
 use probe_user::export::families::{Fold, FoldLabel, Scrape, families};
 use probe_user::export::http::{Limits, listen, serve};
-use probe_user::export::ledger::Ledger;
+use probe_user::export::ledger::{KEEP, Ledger};
 use probe_user::export::web::Web;
-use probe_user::export::{CountedVf, Exporter, Source, SourceError, Status, prometheus};
+use probe_user::export::{CountedVf, Exporter, Figures, Source, SourceError, Status, prometheus};
 use probe_user::model::{VfIndex, vf_counters::VfCounters};
 use probe_user::stats::{Counter, Histogram, Labels, Observability, Series, Snapshot};
 use std::collections::BTreeSet;
@@ -65,7 +65,7 @@ struct Form {
 }
 
 const PLAIN: Form = Form { name: "text", headers: "", folded: false, bounds: Bounds::Normal, configs: 1 };
-const FORMS: [Form; 7] = [
+const FORMS: [Form; 9] = [
     PLAIN,
     Form { name: "OpenMetrics", headers: "Accept: application/openmetrics-text;version=1.0.0\r\n", ..PLAIN },
     Form {
@@ -77,6 +77,9 @@ const FORMS: [Form; 7] = [
     Form { name: "text, coarse bounds", bounds: Bounds::Coarse, ..PLAIN },
     Form { name: "text, slot and vcpu folded", folded: true, ..PLAIN },
     Form { name: "text, two configurations", configs: 2, ..PLAIN },
+    // The one in force, the baseline, and as many as are kept.
+    Form { name: "text, all that are kept", configs: KEEP + 2, ..PLAIN },
+    Form { name: "text, gzip, all kept", headers: "Accept-Encoding: gzip\r\n", configs: KEEP + 2, ..PLAIN },
 ];
 
 struct MadeUp {
@@ -86,7 +89,7 @@ struct MadeUp {
 }
 
 impl Source for MadeUp {
-    fn snapshot(&self) -> Result<Snapshot, SourceError> {
+    fn figures(&self) -> Result<Figures, SourceError> {
         let mut read = self.snapshot.clone();
         // Copies share their buckets until they are changed; what is read of a map is new.
         let none = Histogram::default();
@@ -241,9 +244,14 @@ impl Server {
 async fn served(form: &Form) -> Result<()> {
     let times = histogram();
     let snapshot = snapshot(&names(), &times);
-    let mut ledger = Ledger::new("baseline");
-    if form.configs > 1 {
-        ledger.switch(snapshot.clone(), "direct");
+    let mut ledger = Ledger::new("baseline", KEEP);
+    for config in 1..form.configs {
+        // What was counted under each has buckets of its own.
+        let mut now = snapshot.clone();
+        for series in &mut now.series {
+            (0..config).for_each(|_| series.histogram.merge(&times));
+        }
+        ledger.switch(now, format!("config{config}"));
     }
     let fold =
         Fold(if form.folded { BTreeSet::from([FoldLabel::Slot, FoldLabel::Vcpu]) } else { BTreeSet::new() });
@@ -346,10 +354,10 @@ async fn at_once() -> Result<()> {
 /// Guests come and go one by one, and configurations change meanwhile: what is kept must not grow.
 fn churn() -> Result<()> {
     let times = histogram();
-    let mut ledger = Ledger::new("baseline");
+    let mut ledger = Ledger::new("baseline", KEEP);
     let mut names = names();
     let mut present: BTreeSet<String> = names.iter().cloned().collect();
-    println!("{:>14} {:>10} {:>9}", "guests so far", "samples", "RSS MiB");
+    println!("{:>14} {:>8} {:>10} {:>9}", "guests so far", "configs", "samples", "RSS MiB");
     for n in 0..=CHURN {
         let place = n % GUESTS;
         present.remove(&names[place]);
@@ -357,18 +365,17 @@ fn churn() -> Result<()> {
         present.insert(names[place].clone());
         ledger.keep_guests(|guest| present.contains(guest));
         if n % CHANGE == 0 {
-            ledger.switch(
-                snapshot(&names, &times),
-                if (n / CHANGE).is_multiple_of(2) { "direct" } else { "baseline" },
-            );
+            // Every name is new, as those of a sweep are.
+            ledger.switch(snapshot(&names, &times), format!("config{n}"));
         }
         if n % SHOWN == 0 {
             let labelled = ledger.label(snapshot(&names, &times));
             let status = Status { config: ledger.config().to_owned(), ..Status::default() };
-            let scrape = Scrape { snapshot: Some(&labelled), status: &status, vfs: &[], read_seconds: 0.0 };
+            let scrape = Scrape { figures: Some(&labelled), status: &status, vfs: &[], read_seconds: 0.0 };
             let text = prometheus::text(&families(&scrape, &Fold::default()), Bounds::Normal)?;
             let samples = text.lines().filter(|line| !line.starts_with('#')).count();
-            println!("{:>14} {samples:>10} {:>9.1}", GUESTS + n, used(std::process::id())?.resident);
+            let resident = used(std::process::id())?.resident;
+            println!("{:>14} {:>8} {samples:>10} {resident:>9.1}", GUESTS + n, 2 + n / CHANGE);
         }
     }
     Ok(())
@@ -397,7 +404,7 @@ fn main() -> Result<()> {
         at_once().await
     })?;
     println!(
-        "{CHURN} guests come and go, one of {GUESTS} at a time; the configuration changes after every {CHANGE}"
+        "{CHURN} guests come and go, one of {GUESTS} at a time; the configuration changes after every {CHANGE}, to one of a new name"
     );
     churn()
 }

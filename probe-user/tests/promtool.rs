@@ -61,13 +61,9 @@ fn an_answer_of_the_exporter_has_no_lint() -> Result<()> {
     if !there("an_answer_of_the_exporter_has_no_lint") {
         return Ok(());
     }
-    let (snapshot, status) = (made_up::snapshot(), made_up::status());
-    let scrape = Scrape {
-        snapshot: Some(&snapshot),
-        status: &status,
-        vfs: &made_up::counted_vfs(),
-        read_seconds: 0.25,
-    };
+    let (figures, status) = (made_up::snapshot().into(), made_up::status());
+    let scrape =
+        Scrape { figures: Some(&figures), status: &status, vfs: &made_up::counted_vfs(), read_seconds: 0.25 };
     promtool(&["check", "metrics"], &prometheus::text(&families(&scrape, &Fold::default()), Bounds::Normal)?)
 }
 

@@ -156,6 +156,8 @@ equal only-vm1-is-served 1 "$(grep -c '^kept for vm1, guarded CPUs 1-3$' /out/st
 # --- and it comes back ---------------------------------------------------------------------------------------------
 check vm2-comes-back guest_vf vm2 192.168.0.102 2 1 $(guest_port vm2)
 check pins-again wait_for 60 "the pins" all_pinned
+# Its vectors are followed as they were, though another guest's have gone by their names.
+follow to-the-second-vcpu-again 1 2 5
 for g in vm1 vm2; do check $g-ends guest_down $g; done
 check all-is-undone wait_for 30 "the end of the journal" undone
 equal masks-as-before "" "$(changed /out/before)"

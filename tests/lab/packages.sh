@@ -1,5 +1,5 @@
-# The packages on a host that systemd runs: installed, started beside a guest with a VF under the unit's hardening,
-# upgraded, kept while a configuration is in force, removed; the Debian package first, then the RPM package. Then in a
+# The packages on a host that systemd runs: installed, started beside a guest with a VF under the unit's hardening, keeping
+# a policy, behind its socket, upgraded, kept while a configuration is in force, removed; the Debian package first, then the RPM package. Then in a
 # container, with what packaging/kubernetes/daemonset.yaml grants, and with less and more.
 # lab: kernels=6.12
 # lab: limit=600
@@ -24,6 +24,7 @@ counts() { # METRIC LABELS: the sum of such samples, as a whole number
 }
 # The number of finite bounds of one histogram.
 bounds() { fetch /metrics | grep '^vfprobe_irq_delivery_seconds_bucket' | grep -v '+Inf' | sed 's/.*le="//; s/".*//' | sort -u | wc -l; }
+exits_counted() { (($(counts vfprobe_vm_exit_seconds_count 'guest="vm1"') > 0)); }
 counted() { (($(counts vfprobe_irq_delivery_delivered_total 'guest="vm1"') > 0)); }
 restarted() { [[ $(property MainPID) != "$1" && $(property ActiveState) == active ]]; }
 fed() { [[ $(property WatchdogTimestampMonotonic) != "$1" ]]; }
@@ -57,6 +58,52 @@ systemd-analyze security --no-pager vfprobe.service >/out/security.txt
 check exposure grep -q 'Overall exposure level for vfprobe.service: [0-3]\.[0-9] OK' /out/security.txt
 echo "# $(tail -n 1 /out/security.txt)"
 
+# --- what the probes get under the hardening, on Debian's kernel --------------------------------------------------------
+# hook PROBE: its state, and how it is attached or why not.
+hook() { fetch /healthz | awk -v probe="$1" '$1 == probe { $1 = ""; print substr($0, 2) }'; }
+# There perf_event_open(2) asks for CAP_SYS_ADMIN, whatever other capabilities there are; a sysctl changes that.
+equal debian-is-paranoid 3 "$(</proc/sys/kernel/perf_event_paranoid)"
+vm_exit=$(hook vm_exit)
+echo "# vm_exit: $vm_exit"
+check vm-exit-is-said-to-be-unsupported grep -q '^unsupported ' <<<"$vm_exit"
+equal no-exits 0 "$(counts vfprobe_vm_exit_seconds_count 'guest="vm1"')"
+sysctl -q kernel.perf_event_paranoid=2
+check restart-less-paranoid systemctl restart vfprobe
+check exits wait_for 20 "exits of vm1" exits_counted
+
+# --- a policy, with the capabilities that the unit says to add for it ---------------------------------------------------
+LATENCY=/sys/devices/system/cpu/cpu2/power/pm_qos_resume_latency_us
+latency=$(<$LATENCY)
+cp $SETTINGS /tmp/settings
+printf 'name = "kept"\n[knobs]\nidle-latency-us = 20\n[[guest]]\nname = "vm1"\ncpus = "2"\nplacement = "own"\n' >/etc/vfprobe/policy.toml
+echo 'policy = "policy.toml"' >>$SETTINGS
+mkdir -p /etc/systemd/system/vfprobe.service.d
+printf '[Service]\nCapabilityBoundingSet=CAP_SYS_NICE CAP_NET_ADMIN\n' >/etc/systemd/system/vfprobe.service.d/policy.conf
+systemctl daemon-reload
+check restart-with-a-policy systemctl restart vfprobe
+check policy-in-force wait_for 40 "the policy in force" eval 'vfprobe verify >/tmp/verify.log && fetch /metrics | grep -q "vfprobe_config_info{config=\"kept\"}"'
+equal idle-latency 20 "$(<$LATENCY)"
+equal pinned "2" "$(taskset -cp "$(vcpu_tid vm1 0)" | sed 's/.*: //')"
+# A stop undoes it, under the same hardening.
+cp /tmp/settings $SETTINGS
+rm -r /etc/vfprobe/policy.toml /etc/systemd/system/vfprobe.service.d
+systemctl daemon-reload
+check restart-without systemctl restart vfprobe
+equal idle-latency-undone "$latency" "$(<$LATENCY)"
+equal undone "" "$(ls /run/vfprobe/journal 2>/dev/null)"
+check serves-without-a-policy wait_for 20 "/healthz" fetch /healthz
+
+# --- the socket: systemd has the port, and the first scrape starts the service -------------------------------------------
+check stop systemctl stop vfprobe.service
+check socket systemctl enable --now vfprobe.socket
+equal not-started inactive "$(property ActiveState)"
+check first-scrape wait_for 30 "an answer" answers '^vfprobe_up 1'
+equal started active "$(property ActiveState)"
+check restart-behind-the-socket systemctl restart vfprobe.service
+check answers-again answers '^vfprobe_up 1'
+traffic
+check counts-behind-the-socket wait_for 30 "interrupts of vm1" counted
+
 # --- upgraded: restarted, with the operator's settings -----------------------------------------------------------------
 echo 'bounds = "coarse"' >>$SETTINGS
 pid=$(property MainPID)
@@ -77,7 +124,8 @@ check deb-remove dpkg --remove vfprobe
 check deb-gone gone
 check settings-stay test -e $SETTINGS
 check deb-purge dpkg --purge vfprobe
-check nothing-stays test ! -e $SETTINGS -a ! -e /usr/share/vfprobe -a ! -e /etc/systemd/system/multi-user.target.wants/vfprobe.service
+check nothing-stays test ! -e $SETTINGS -a ! -e /usr/share/vfprobe -a ! -e /etc/systemd/system/multi-user.target.wants/vfprobe.service \
+  -a ! -e /etc/systemd/system/sockets.target.wants/vfprobe.socket
 
 # --- the same by rpm --------------------------------------------------------------------------------------------------
 check rpm-install rpm_here --install "$(rpm_file now)"
@@ -124,7 +172,6 @@ END
   wait_for 30 "/healthz" fetch /healthz
 }
 box_down() { crun --cgroup-manager=disabled kill box TERM && wait "$BOX"; crun --cgroup-manager=disabled delete -f box 2>/dev/null; cd /; }
-hook() { fetch /healthz | awk -v probe="$1" '$1 == probe { $1 = ""; print substr($0, 2) }'; }
 
 check box box BPF PERFMON SYS_PTRACE DAC_READ_SEARCH
 traffic

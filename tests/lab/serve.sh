@@ -1,5 +1,5 @@
-# `vfprobe serve` beside two guests with a VF each: counts against the kernel's own, configurations side by side, a
-# guest that goes, a clean stop.
+# `vfprobe serve` beside two guests with a VF each: counts against the kernel's own, configurations side by side, scrapes
+# while they change, a guest that goes, a clean stop.
 # lab: limit=500
 . /lab/support/lab.sh
 
@@ -101,6 +101,21 @@ equal baseline-stands "$(value four vfprobe_irq_delivery_seconds_count "${delive
   "$(value five vfprobe_irq_delivery_seconds_count "${delivery[@]}" 'config="baseline"')"
 check rollback vfprobe rollback
 check baseline-in-force wait_for 20 "the baseline" in_force baseline
+
+# Scrapes without a pause while configurations come and go: each is of one moment.
+python3 /lab/support/consistency.py $URL/metrics /out/consistency.tsv &
+CONSISTENCY=$!
+check consistency-begins wait_for 20 "its first scrape" test -s /out/consistency.tsv
+ping -q -i 0.02 192.168.0.101 >/dev/null &
+PING=$!
+for placement in own near; do
+  check "$placement-again" vfprobe apply --guest vm1 --cpus 2 --placement $placement --yes
+  check "$placement-in-force" wait_for 20 "the configuration $placement" in_force $placement
+  check "$placement-undone" vfprobe rollback
+  check "baseline-after-$placement" wait_for 20 "the baseline" in_force baseline
+done
+kill $PING $CONSISTENCY
+check consistency-ends wait $CONSISTENCY
 
 check vm2-ends guest_down vm2
 check vm2-vanishes wait_for 30 "the end of vm2's figures" absent vm2

@@ -46,6 +46,23 @@ if [[ $said != "no difference" ]]; then again again2 && said=$(verdict /out/agai
 equal baseline-is-no-difference "no difference" "$said"
 as_before baseline-undone
 
+# A workload that runs on through all runs, each reply with the time that ping gives it written beside. It is killed once
+# during a run, which fails alone.
+third_run() {
+  (($(grep -c '"kind":"run"' /out/steady.vfprobe) >= 3 && $(grep -c '"kind":"end"' /out/steady.vfprobe) == 2))
+}
+vfprobe tune --guest vm1 --cpus 2 --try own --repeat 3 -d 4s --seed 1 --workload-mode continuous -o /out/steady.vfprobe \
+  -- sh -c "ping -D -i 0.01 $IP | tee -a /out/steady.ping" ping >/out/steady.txt 2>&1 &
+TUNE=$!
+check steady-third-run wait_for 120 "the third run" third_run
+pkill -o -x ping
+wait $TUNE
+exits steady-runs 0 $? /out/steady.txt
+vfprobe show /out/steady.vfprobe --json >/out/steady.json
+equal steady-replies "6 runs, 5 went on, 1 failed and is told" \
+  "$(python3 /lab/support/replies.py /out/steady.json /out/steady.ping /out/steady.txt)"
+as_before steady-undone
+
 # cut NAME SIGNAL: ends a session while its configuration is in force.
 cut() {
   vfprobe tune --guest vm1 --cpus 2 --try own --repeat 3 -d 30s --seed 1 -o "/out/$1.vfprobe" >"/out/$1.txt" 2>&1 &

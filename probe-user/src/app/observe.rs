@@ -190,7 +190,7 @@ impl Observer {
         if !self.sees_delivery() {
             return Ok(Vec::new());
         }
-        irq_delivery::accepted(&self.loaded.maps(), &Names::new(topology))
+        irq_delivery::accepted(&self.loaded.maps(), topology)
     }
 
     /// Fills into a topology that was just read what has been seen of the vectors of guests' VFs: host vector, guest

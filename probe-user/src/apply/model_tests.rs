@@ -145,16 +145,37 @@ fn a_plan_that_no_longer_fits_changes_nothing() {
 #[test]
 fn what_is_not_needed_may_fail() {
     // The write to thread 11 is the second one.
-    for (event, left) in [(Event::Managed, "0-3"), (Event::Trimmed, "0-3")] {
+    for event in [Event::Managed, Event::Trimmed] {
         let bench = Bench::new();
         let before = bench.host.snapshot();
         bench.host.at_write(1, event);
         let applied = bench.apply(&bench.plan()).unwrap();
         assert_eq!((applied.steps, applied.skipped.len()), (3, 1));
-        assert_eq!(bench.value(&thread(11, Role::Host)), left);
+        assert!(applied.skipped[0].refused);
+        assert_eq!(bench.value(&thread(11, Role::Host)), "0-3");
         assert_eq!(bench.state().load().unwrap().immovable().count(), 1);
         assert!(bench.rollback().is_complete());
         assert_eq!(bench.host.snapshot(), before);
+    }
+}
+
+#[test]
+fn what_is_gone_or_was_changed_is_not_refused() {
+    let helper = thread(11, Role::Host);
+    let gone_before = |bench: &Bench| bench.host.remove(&helper.key());
+    let gone_at_the_write = |bench: &Bench| bench.host.at_write(1, Event::Vanishes);
+    let changed = |bench: &Bench| bench.host.set(&helper.key(), cpus("1"));
+    let refused = |bench: &Bench| bench.host.at_write(1, Event::Invalid);
+    type Happens<'a> = &'a dyn Fn(&Bench);
+    let cases: [(Happens<'_>, bool); 4] =
+        [(&gone_before, false), (&gone_at_the_write, false), (&changed, false), (&refused, true)];
+    for (n, (happens, expected)) in cases.into_iter().enumerate() {
+        let bench = Bench::new();
+        let plan = bench.plan();
+        happens(&bench);
+        let applied = bench.apply(&plan).unwrap();
+        let skipped: Vec<_> = applied.skipped.iter().map(|s| (&s.target, s.refused)).collect();
+        assert_eq!(skipped, [(&helper, expected)], "case {n}");
     }
 }
 

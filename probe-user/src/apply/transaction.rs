@@ -52,6 +52,8 @@ pub struct Skipped {
     pub target: Target,
     /// Why.
     pub why: String,
+    /// Whether the kernel refused it, and is going to again. Otherwise the target was gone or had been changed.
+    pub refused: bool,
 }
 
 /// Brings a plan into force, or leaves the host as it was.
@@ -217,7 +219,18 @@ struct Run<'a, 'j> {
 /// What became of a step.
 enum Outcome {
     Done,
-    Passed { why: String, immovable: bool },
+    Passed { why: String, because: Because },
+}
+
+/// Why a step is passed over.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Because {
+    /// Its target is gone, or somebody else has changed it.
+    Moot,
+    /// The kernel does not do it.
+    Refused,
+    /// The kernel moves such a target never.
+    Immovable,
 }
 
 impl Run<'_, '_> {
@@ -236,10 +249,11 @@ impl Run<'_, '_> {
                     moved.push(step);
                     Record::Done { n }
                 }
-                Outcome::Passed { why, immovable } => {
+                Outcome::Passed { why, because } => {
                     info!(target: "vfprobe::audit", "{}: left at {}: {why}", step.target, step.now);
-                    applied.skipped.push(Skipped { target: step.target.clone(), why: why.clone() });
-                    Record::Skipped { n, why, immovable }
+                    let refused = because != Because::Moot;
+                    applied.skipped.push(Skipped { target: step.target.clone(), why: why.clone(), refused });
+                    Record::Skipped { n, why, immovable: because == Because::Immovable }
                 }
             };
             faults::hit(Point::BeforeDone);
@@ -259,10 +273,10 @@ impl Run<'_, '_> {
         match check_guard(self.host, step) {
             Ok(()) => {}
             Err(Guard::Gone(why)) if step.need != Need::Required => {
-                return Ok(Outcome::Passed { why, immovable: false });
+                return Ok(Outcome::Passed { why, because: Because::Moot });
             }
             Err(Guard::Changed(why)) if may_change(step) => {
-                return Ok(Outcome::Passed { why, immovable: false });
+                return Ok(Outcome::Passed { why, because: Because::Moot });
             }
             Err(Guard::Gone(what) | Guard::Changed(what)) => return Err(Cause::Stale(what)),
             Err(Guard::Unreadable(error)) => return Err(failed(step, error)),
@@ -289,7 +303,7 @@ impl Run<'_, '_> {
                 pass_or_fail(step, TargetError::NotTaken { call, found: value.to_string() })
             }
             Ok(Seen::Gone | Seen::Replaced(_)) if step.need != Need::Required => {
-                Ok(Outcome::Passed { why: "it went away".to_owned(), immovable: false })
+                Ok(Outcome::Passed { why: "it went away".to_owned(), because: Because::Moot })
             }
             Ok(Seen::Gone | Seen::Replaced(_)) => Err(Cause::Stale(format!("{} went away", step.target))),
             Err(error) => Err(failed(step, error)),
@@ -325,20 +339,19 @@ fn pass_or_fail(step: &Step, error: TargetError) -> Result<Outcome, Cause> {
         error.refusal(),
         Some(Refusal::NoVector | Refusal::Offline | Refusal::TooHigh | Refusal::Invalid | Refusal::ReadOnly)
     );
-    let (gone, immovable) = match &error {
-        TargetError::Refused { refusal: Refusal::Gone, .. } => (true, false),
+    let because = match &error {
+        TargetError::Refused { refusal: Refusal::Gone, .. } => Some(Because::Moot),
         TargetError::Refused { refusal: Refusal::Managed | Refusal::OutsideCpuset, .. }
-        | TargetError::NotTaken { .. } => (false, true),
-        TargetError::Refused { .. } | TargetError::Read { .. } | TargetError::Malformed { .. } => {
-            (false, false)
+        | TargetError::NotTaken { .. } => Some(Because::Immovable),
+        TargetError::Refused { .. } => refused.then_some(Because::Refused),
+        TargetError::Read { .. } | TargetError::Malformed { .. } => None,
+    };
+    match (step.need, because) {
+        (Need::BestEffort, Some(because)) | (Need::WhilePresent, Some(because @ Because::Moot)) => {
+            Ok(Outcome::Passed { why: error.to_string(), because })
         }
-    };
-    let passed = match step.need {
-        Need::Required => false,
-        Need::WhilePresent => gone,
-        Need::BestEffort => gone || immovable || refused,
-    };
-    if passed { Ok(Outcome::Passed { why: error.to_string(), immovable }) } else { Err(failed(step, error)) }
+        _ => Err(failed(step, error)),
+    }
 }
 
 fn failed(step: &Step, error: TargetError) -> Cause {

@@ -148,8 +148,11 @@ mod tests {
         let moved = plan.steps[2].target.clone();
         let timer = serde_json::from_value(example["skipped"][0]["target"].clone()).unwrap();
         let why = example["skipped"][0]["why"].as_str().unwrap().to_owned();
-        let applied =
-            Applied { steps: 3, skipped: vec![Skipped { target: timer, why }], pending: vec![moved] };
+        let applied = Applied {
+            steps: 3,
+            skipped: vec![Skipped { target: timer, why, refused: true }],
+            pending: vec![moved],
+        };
         let printed: serde_json::Value = serde_json::from_str(&to_json(&plan, &applied).unwrap()).unwrap();
         assert_eq!(printed, example);
         for field in example.as_object().unwrap().keys() {

@@ -4,7 +4,7 @@
 //! counted, never dropped in silence; what cannot be observed is named, never exported as zero.
 
 use super::{
-    Began, CountedVf, ProbeState, Status,
+    Began, CountedVf, Figures, ProbeState, Status,
     bounds::seconds,
     registry::{self, Kind, Metric, Origin, Unit},
 };
@@ -46,7 +46,7 @@ pub enum Sample<'a> {
 #[derive(Debug)]
 pub struct Scrape<'a> {
     /// The probes' figures; `None` when they could not be read.
-    pub snapshot: Option<&'a Snapshot>,
+    pub figures: Option<&'a Figures>,
     /// How everything stands.
     pub status: &'a Status,
     /// VFs with what their PFs' drivers count.
@@ -116,10 +116,10 @@ struct Families<'a> {
 pub fn families<'a>(scrape: &Scrape<'a>, fold: &Fold) -> Vec<Family<'a>> {
     let mut all = Families { by_name: BTreeMap::new(), unregistered: 0 };
     let config = scrape.status.config.as_str();
-    if let Some(snapshot) = scrape.snapshot {
-        snapshot.series.iter().for_each(|series| all.series(series, config, fold));
-        snapshot.counters.iter().for_each(|counter| all.counter(counter, config, fold));
-        for (what, n) in &snapshot.lost {
+    if let Some(Figures { present, former }) = scrape.figures {
+        all.snapshot(present, config, fold);
+        former.iter().for_each(|(config, figures)| all.snapshot(figures, config, fold));
+        for (what, n) in &present.lost {
             let (probe, cause) = what.split_once('.').unwrap_or((what.as_str(), ""));
             all.own("vfprobe_lost_total", [probe, cause], *n as f64);
         }
@@ -131,6 +131,7 @@ pub fn families<'a>(scrape: &Scrape<'a>, fold: &Fold) -> Vec<Family<'a>> {
     scrape.vfs.iter().for_each(|vf| all.vf(vf));
     all.own("vfprobe_probe_renewals_total", [""; 0], scrape.status.renewals as f64);
     all.own("vfprobe_config_info", [config], 1.0);
+    all.own("vfprobe_configs_dropped_total", [""; 0], scrape.status.dropped_configs as f64);
     if let Some(hold) = scrape.status.hold {
         all.own("vfprobe_config_settings", [""; 0], hold.settings as f64);
         all.own("vfprobe_config_drifted_settings", [""; 0], hold.drifted as f64);
@@ -141,7 +142,7 @@ pub fn families<'a>(scrape: &Scrape<'a>, fold: &Fold) -> Vec<Family<'a>> {
         all.own("vfprobe_process_resident_memory_bytes", [""; 0], own.resident_bytes as f64);
     }
     all.own("vfprobe_build_info", [env!("CARGO_PKG_VERSION")], 1.0);
-    all.own("vfprobe_up", [""; 0], f64::from(u8::from(scrape.snapshot.is_some())));
+    all.own("vfprobe_up", [""; 0], f64::from(u8::from(scrape.figures.is_some())));
     all.own("vfprobe_scrape_duration_seconds", [""; 0], scrape.read_seconds);
     all.own("vfprobe_unregistered_series", [""; 0], all.unregistered as f64);
     all.by_name.into_values().collect()
@@ -151,16 +152,23 @@ pub fn families<'a>(scrape: &Scrape<'a>, fold: &Fold) -> Vec<Family<'a>> {
 pub(super) fn since(metric: &Metric, values: &Values<'_>, began: &Began) -> Option<SystemTime> {
     // A driver does not say since when it counts.
     let counts = matches!(metric.kind, Kind::Counter | Kind::Histogram) && metric.origin != Origin::Driver;
-    let guest = metric.labels.iter().position(|label| *label == "guest").and_then(|at| values.get(at));
-    if counts { began.of(guest.map(AsRef::as_ref)) } else { None }
+    let value = |label| {
+        let at = metric.labels.iter().position(|other| *other == label);
+        at.and_then(|at| values.get(at)).map(AsRef::as_ref)
+    };
+    if counts { began.of(value("guest"), value("config")) } else { None }
 }
 
 impl<'a> Families<'a> {
+    fn snapshot(&mut self, snapshot: &'a Snapshot, config: &'a str, fold: &Fold) {
+        snapshot.series.iter().for_each(|series| self.series(series, config, fold));
+        snapshot.counters.iter().for_each(|counter| self.counter(counter, config, fold));
+    }
+
     fn series(&mut self, series: &'a Series, config: &'a str, fold: &Fold) {
         let Series { probe, labels, observable, histogram } = series;
         if let Observability::No(cause) = observable {
             let mut labels = labels.clone();
-            labels.remove("config");
             labels.insert("probe".to_owned(), probe.clone());
             labels.insert("cause".to_owned(), cause.clone());
             let metric = registry::find("vfprobe_series_hidden_info");

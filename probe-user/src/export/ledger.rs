@@ -3,35 +3,58 @@
 //! The probes count on when a configuration comes into force or is undone. The ledger notes how far they had come at
 //! that moment, so that each configuration's figures stand by themselves. Pure: when a configuration changes is told
 //! from outside.
+//!
+//! What is kept is bounded: the figures of the first configuration, of the present one, and of the last few that have
+//! ended. They stand still and are shared with the scrapes that show them.
 
 use super::registry::{self, Origin};
-use crate::stats::{Counter, Histogram, Labels, Series, Snapshot};
-use std::collections::BTreeMap;
+use super::source::Figures;
+use crate::stats::series::fold;
+use crate::stats::{Counter, Histogram, Labels, Observability, Series, Snapshot};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+/// How many configurations that have ended are kept beside the first one, unless told otherwise.
+pub const KEEP: usize = 4;
 
 /// Splits counts that only grow by configuration.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Ledger {
     config: String,
-    /// The probes' state when the present configuration began.
-    histograms_before: BTreeMap<SeriesKey, Histogram>,
-    counters_before: BTreeMap<CounterKey, u64>,
-    /// What was counted under configurations that have ended; their labels name them.
-    histograms_done: BTreeMap<SeriesKey, Histogram>,
-    counters_done: BTreeMap<CounterKey, u64>,
+    /// The one that was in force at the beginning, whose figures are never dropped.
+    first: String,
+    /// How many others are kept that have ended.
+    keep: usize,
+    /// Those, the one that ended first first.
+    ended: VecDeque<String>,
+    /// How often one more was dropped.
+    dropped: u64,
+    /// The probes' state when the present configuration began, by probe.
+    histograms_before: BTreeMap<String, BTreeMap<Labels, Histogram>>,
+    counters_before: BTreeMap<String, BTreeMap<String, BTreeMap<Labels, u64>>>,
+    /// What was counted up to then under each configuration, the present one too when it has been in force before.
+    done: BTreeMap<String, Arc<Snapshot>>,
     /// What probes before these have lost.
     lost_done: BTreeMap<String, u64>,
 }
 
-/// Probe and labels.
-type SeriesKey = (String, Labels);
-/// Probe, name and labels.
-type CounterKey = (String, String, Labels);
-
 impl Ledger {
-    /// Begins with a configuration; the probes have counted nothing.
+    /// Begins with a configuration; the probes have counted nothing. Of those that end, the figures of the last `keep`
+    /// stay, and those of this first one.
     #[must_use]
-    pub fn new(config: impl Into<String>) -> Self {
-        Self { config: config.into(), ..Self::default() }
+    pub fn new(config: impl Into<String>, keep: usize) -> Self {
+        let config = config.into();
+        Self {
+            first: config.clone(),
+            config,
+            keep,
+            ended: VecDeque::new(),
+            dropped: 0,
+            histograms_before: BTreeMap::new(),
+            counters_before: BTreeMap::new(),
+            done: BTreeMap::new(),
+            lost_done: BTreeMap::new(),
+        }
     }
 
     /// The configuration in force.
@@ -40,31 +63,56 @@ impl Ledger {
         &self.config
     }
 
+    /// Whether there are figures of a configuration from when it was in force before.
+    #[must_use]
+    pub fn has(&self, config: &str) -> bool {
+        self.done.contains_key(config)
+    }
+
+    /// How often figures of a configuration were dropped, because as many as are kept have ended since.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
     /// A configuration begins; `now` is the probes' state at that moment.
     pub fn switch(&mut self, now: Snapshot, config: impl Into<String>) {
-        let Snapshot { series, counters, .. } = now;
-        for Series { probe, labels, observable, histogram } in series {
+        let mut new = self.since_it_began(now.clone());
+        new.series.retain(|series| series.observable.is_yes());
+        new.counters.retain(|counter| !is_level(&counter.probe, &counter.name));
+        new.lost.clear();
+        let sum = match self.done.get(&self.config) {
+            Some(done) => fold([done.as_ref(), &new], &[]),
+            None => new,
+        };
+        let ended = std::mem::replace(&mut self.config, config.into());
+        self.done.insert(ended.clone(), Arc::new(sum));
+        self.begin_at(now);
+        self.ended.retain(|other| *other != ended && *other != self.config);
+        if ended != self.first && ended != self.config {
+            self.ended.push_back(ended);
+        }
+        while self.ended.len() > self.keep {
+            if let Some(oldest) = self.ended.pop_front() {
+                self.done.remove(&oldest);
+                self.dropped += 1;
+            }
+        }
+    }
+
+    /// What the probes have counted by now was counted before the present configuration.
+    fn begin_at(&mut self, now: Snapshot) {
+        for Series { probe, labels, observable, histogram } in now.series {
             if observable.is_yes() {
-                let key = (probe, labels);
-                let new = self
-                    .histograms_before
-                    .get(&key)
-                    .map_or_else(|| histogram.clone(), |b| histogram.since(b));
-                let done = (key.0.clone(), self.with_config(&key.1));
-                self.histograms_done.entry(done).or_default().merge(&new);
-                self.histograms_before.insert(key, histogram);
+                self.histograms_before.entry(probe).or_default().insert(labels, histogram);
             }
         }
-        for Counter { probe, name, labels, value } in counters {
+        for Counter { probe, name, labels, value } in now.counters {
             if !is_level(&probe, &name) {
-                let key = (probe, name, labels);
-                let new = since(value, self.counters_before.get(&key));
-                let done = (key.0.clone(), key.1.clone(), self.with_config(&key.2));
-                *self.counters_done.entry(done).or_default() += new;
-                self.counters_before.insert(key, value);
+                let of_probe = self.counters_before.entry(probe).or_default();
+                of_probe.entry(name).or_default().insert(labels, value);
             }
         }
-        self.config = config.into();
     }
 
     /// Other probes go on from nothing under the same configuration; `now` is the state in which these end.
@@ -80,66 +128,56 @@ impl Ledger {
 
     /// The probes' state with each count under its configuration.
     #[must_use]
-    pub fn label(&self, now: Snapshot) -> Snapshot {
-        let mut histograms = self.histograms_done.clone();
-        let mut counters = self.counters_done.clone();
-        let mut lost = self.lost_done.clone();
-        for (cause, times) in now.lost {
-            *lost.entry(cause).or_default() += times;
+    pub fn label(&self, now: Snapshot) -> Figures {
+        let mut present = self.since_it_began(now);
+        for (cause, times) in &self.lost_done {
+            *present.lost.entry(cause.clone()).or_default() += times;
         }
-        let mut out = Snapshot { series: vec![], counters: vec![], lost, ..now };
-        for Series { probe, labels, observable, histogram } in now.series {
-            if !observable.is_yes() {
-                out.series.push(Series { probe, labels, observable, histogram });
-                continue;
-            }
-            let key = (probe, labels);
-            let new = match self.histograms_before.get(&key) {
-                Some(before) => histogram.since(before),
-                None => histogram,
-            };
-            let key = (key.0, self.with_config(&key.1));
-            histograms.entry(key).and_modify(|done| done.merge(&new)).or_insert(new);
+        if let Some(done) = self.done.get(&self.config) {
+            // Hidden series have nothing that could be added up.
+            let (seen, hidden): (Vec<_>, Vec<_>) =
+                std::mem::take(&mut present.series).into_iter().partition(|s| s.observable.is_yes());
+            present.series = seen;
+            present = fold([done.as_ref(), &present], &[]);
+            present.series.extend(hidden);
         }
-        for Counter { probe, name, labels, value } in now.counters {
-            if is_level(&probe, &name) {
-                let labels = self.with_config(&labels);
-                out.counters.push(Counter { probe, name, labels, value });
-                continue;
-            }
-            let key = (probe, name, labels);
-            let new = since(value, self.counters_before.get(&key));
-            *counters.entry((key.0, key.1, self.with_config(&key.2))).or_default() += new;
-        }
-        let observable = crate::stats::Observability::Yes;
-        out.series.extend(histograms.into_iter().map(|((probe, labels), histogram)| Series {
-            probe,
-            labels,
-            observable: observable.clone(),
-            histogram,
-        }));
-        out.counters.extend(counters.into_iter().map(|((probe, name, labels), value)| Counter {
-            probe,
-            name,
-            labels,
-            value,
-        }));
-        out
+        let former = self.done.iter().filter(|(config, _)| **config != self.config);
+        let former = former.map(|(config, figures)| (config.clone(), Arc::clone(figures))).collect();
+        Figures { present, former }
     }
 
-    /// Forgets the figures of guests that are gone.
+    /// What was counted since the present configuration began.
+    fn since_it_began(&self, mut now: Snapshot) -> Snapshot {
+        for Series { probe, labels, observable, histogram } in &mut now.series {
+            let before = self.histograms_before.get(probe).and_then(|of_probe| of_probe.get(labels));
+            if let (Observability::Yes, Some(before)) = (observable, before) {
+                *histogram = histogram.since(before);
+            }
+        }
+        for Counter { probe, name, labels, value } in &mut now.counters {
+            // Levels are never in it.
+            let of_name = self.counters_before.get(probe).and_then(|of_probe| of_probe.get(name));
+            *value = since(*value, of_name.and_then(|of_name| of_name.get(labels)));
+        }
+        now
+    }
+
+    /// Forgets the figures of guests that are gone, and of such as have only the name of one that is there.
     pub fn keep_guests(&mut self, present: impl Fn(&str) -> bool) {
         let keep = |labels: &Labels| labels.get("guest").is_none_or(|guest| present(guest));
-        self.histograms_before.retain(|(_, labels), _| keep(labels));
-        self.histograms_done.retain(|(_, labels), _| keep(labels));
-        self.counters_before.retain(|(_, _, labels), _| keep(labels));
-        self.counters_done.retain(|(_, _, labels), _| keep(labels));
-    }
-
-    fn with_config(&self, labels: &Labels) -> Labels {
-        let mut labels = labels.clone();
-        labels.insert("config".to_owned(), self.config.clone());
-        labels
+        self.histograms_before.values_mut().for_each(|of_probe| of_probe.retain(|labels, _| keep(labels)));
+        let of_names = self.counters_before.values_mut().flat_map(BTreeMap::values_mut);
+        of_names.for_each(|of_name| of_name.retain(|labels, _| keep(labels)));
+        for done in self.done.values_mut() {
+            let all =
+                done.series.iter().all(|s| keep(&s.labels)) && done.counters.iter().all(|c| keep(&c.labels));
+            // Changed only where it has to be: a scrape may be showing it.
+            if !all {
+                let done = Arc::make_mut(done);
+                done.series.retain(|s| keep(&s.labels));
+                done.counters.retain(|c| keep(&c.labels));
+            }
+        }
     }
 }
 
@@ -156,7 +194,6 @@ fn is_level(probe: &str, name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stats::Observability;
 
     fn snapshot(values: &[u64], raised: u64, pending: u64) -> Snapshot {
         let labels: Labels = [("guest".to_owned(), "a".to_owned())].into();
@@ -184,19 +221,20 @@ mod tests {
     /// Configuration, number of values, raised.
     type Row = (String, u64, u64);
 
-    /// Everything, in order; then each configuration's `pending`.
+    /// Everything, in order of configurations; then each configuration's `pending`.
     fn seen(ledger: &Ledger, now: Snapshot) -> (Vec<Row>, Vec<(String, u64)>) {
-        let out = ledger.label(now);
-        let of = |name: &str| {
-            let counters = out.counters.iter().filter(|c| c.name == name);
-            counters.map(|c| (c.labels["config"].clone(), c.value)).collect::<Vec<_>>()
-        };
-        let rows = out.series.iter().zip(of("raised"));
-        let rows = rows.map(|(s, (config, raised))| {
-            assert_eq!(s.labels["config"], config);
-            (config, s.histogram.n(), raised)
-        });
-        (rows.collect(), of("pending"))
+        let Figures { present, former } = ledger.label(now);
+        let mut all: BTreeMap<String, Snapshot> =
+            former.into_iter().map(|(config, figures)| (config, figures.as_ref().clone())).collect();
+        assert!(all.insert(ledger.config().to_owned(), present).is_none());
+        let (mut rows, mut pending) = (Vec::new(), Vec::new());
+        for (config, Snapshot { series, counters, .. }) in all {
+            let of = |name: &str| counters.iter().find(|c| c.name == name).map(|c| c.value);
+            let raised = series.iter().zip(of("raised"));
+            rows.extend(raised.map(|(s, raised)| (config.clone(), s.histogram.n(), raised)));
+            pending.extend(of("pending").map(|value| (config, value)));
+        }
+        (rows, pending)
     }
 
     fn row(config: &str, n: u64, raised: u64) -> Row {
@@ -205,7 +243,7 @@ mod tests {
 
     #[test]
     fn counts_stay_with_the_configuration_they_were_made_under() {
-        let mut ledger = Ledger::new("baseline");
+        let mut ledger = Ledger::new("baseline", KEEP);
         assert_eq!(seen(&ledger, snapshot(&[1], 1, 1)).0, [row("baseline", 1, 1)]);
         ledger.switch(snapshot(&[1, 2], 2, 1), "direct");
         assert_eq!(seen(&ledger, snapshot(&[1, 2], 2, 1)).0, [row("baseline", 2, 2), row("direct", 0, 0)]);
@@ -220,14 +258,14 @@ mod tests {
 
     #[test]
     fn a_series_that_begins_anew_counts_in_full() {
-        let mut ledger = Ledger::new("baseline");
+        let mut ledger = Ledger::new("baseline", KEEP);
         ledger.switch(snapshot(&[1, 2, 3], 3, 0), "direct");
         assert_eq!(seen(&ledger, snapshot(&[9], 1, 0)).0, [row("baseline", 3, 3), row("direct", 1, 1)]);
     }
 
     #[test]
     fn probes_that_begin_anew_go_on_in_the_same_counts() {
-        let mut ledger = Ledger::new("baseline");
+        let mut ledger = Ledger::new("baseline", KEEP);
         let lost = |times| BTreeMap::from([("vcpu.vcpus_full".to_owned(), times)]);
         ledger.switch(snapshot(&[1], 1, 0), "direct");
         ledger.renew(Snapshot { lost: lost(4), ..snapshot(&[1, 2, 3], 3, 2) });
@@ -236,14 +274,59 @@ mod tests {
             seen(&ledger, now.clone()),
             (vec![row("baseline", 1, 1), row("direct", 3, 3)], vec![("direct".to_owned(), 1)])
         );
-        assert_eq!(ledger.label(now).lost, lost(5));
+        assert_eq!(ledger.label(now).present.lost, lost(5));
     }
 
     #[test]
     fn guests_that_are_gone_are_forgotten() {
-        let mut ledger = Ledger::new("baseline");
+        let mut ledger = Ledger::new("baseline", KEEP);
         ledger.switch(snapshot(&[1], 1, 0), "direct");
         ledger.keep_guests(|guest| guest != "a");
         assert_eq!(seen(&ledger, Snapshot::default()), (vec![], vec![]));
+    }
+
+    #[test]
+    fn the_first_configuration_and_the_last_few_are_kept() {
+        let mut ledger = Ledger::new("baseline", 2);
+        let at = |n: u64| snapshot(&vec![1; usize::try_from(n).unwrap()], n, 0);
+        let shown = |ledger: &Ledger, n| {
+            seen(ledger, at(n))
+                .0
+                .iter()
+                .map(|(config, n, _)| format!("{config}:{n}"))
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        // What begins with the n-th event, and what is then shown once there was one more.
+        for (n, config, has, expected, dropped) in [
+            (1, "a", false, "a:1 baseline:1", 0),
+            (2, "b", false, "a:1 b:1 baseline:1", 0),
+            (3, "c", false, "a:1 b:1 baseline:1 c:1", 0),
+            (4, "d", false, "b:1 baseline:1 c:1 d:1", 1),
+            // One that has ended goes on and is then the last to be dropped.
+            (5, "b", true, "b:2 baseline:1 c:1 d:1", 1),
+            (6, "baseline", true, "b:2 baseline:2 d:1", 2),
+            (7, "e", false, "b:2 baseline:2 d:1 e:1", 2),
+            // One that was dropped begins at 0.
+            (8, "a", false, "a:1 b:2 baseline:2 e:1", 3),
+        ] {
+            assert_eq!(ledger.has(config), has, "{config}");
+            ledger.switch(at(n), config);
+            assert_eq!((shown(&ledger, n + 1).as_str(), ledger.dropped()), (expected, dropped));
+        }
+        ledger.renew(at(10));
+        assert_eq!(shown(&ledger, 1), "a:3 b:2 baseline:2 e:1", "renewing is no end of a configuration");
+    }
+
+    #[test]
+    fn a_guest_that_was_started_anew_has_nothing_of_its_namesake() {
+        let mut ledger = Ledger::new("baseline", KEEP);
+        ledger.switch(snapshot(&[1, 2, 3], 3, 0), "direct");
+        // Another process has the name: all that it counts is of this configuration, however far it gets.
+        ledger.keep_guests(|_| false);
+        for n in [1, 2, 3, 4] {
+            let now = snapshot(&vec![9; usize::try_from(n).unwrap()], n, 0);
+            assert_eq!(seen(&ledger, now).0, [row("direct", n, n)]);
+        }
     }
 }

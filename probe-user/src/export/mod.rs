@@ -23,7 +23,9 @@ pub mod source;
 pub mod web;
 
 pub use scrape::Exporter;
-pub use source::{Began, CountedVf, Hold, OwnCost, ProbeState, ProbeStatus, Source, SourceError, Status};
+pub use source::{
+    Began, CountedVf, Figures, Hold, OwnCost, ProbeState, ProbeStatus, Source, SourceError, Status,
+};
 
 /// The address that `vfprobe serve` listens on unless told otherwise: loopback, and a port outside 9100-9999, all
 /// of which Prometheus exporters have claimed.

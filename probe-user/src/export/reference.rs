@@ -20,7 +20,8 @@ answer. What cannot be observed has no series at all and is named by `vfprobe_se
 
 The answer is OpenMetrics 1.0 where the scraper's `Accept` asks for it, as Prometheus' does, else Prometheus' text format
 0.0.4; samples, labels and bounds are the same. OpenMetrics has `_created`: the moment at which a counter or histogram
-was 0, which is the start of the probes, or for a guest that came later the last look at the host that did not find it.
+was 0, which is the start of the probes, or for a guest that came later the last look at the host that did not find it, or
+under a configuration that came later the moment at which it came into force.
 
 Where Prometheus asks for native histograms (`scrape_native_histograms: true`; before 3.8 the flag
 `--enable-feature=native-histograms`), the answer is protobuf, and each histogram is in it twice: with the classic buckets, and with
@@ -48,6 +49,10 @@ const COUNTS: &str = "
 A histogram is one line per bound, and three more (`+Inf`, `_sum`, `_count`): 30. `vfprobe_irq_delivery_seconds` has
 one histogram per vector in use, stage and configuration; a VF has as many vectors as its guest's driver asks for,
 often one per queue and one more. `vfprobe_vm_exit_seconds` has one per vCPU, exit reason seen and configuration.
+There are the figures of the configuration in force, of the baseline, and of the last four that have ended
+(`--keep-configs N`). When one more ends, the one that ended first is dropped: its series vanish as those of a guest that is gone do,
+`vfprobe_configs_dropped_total` grows, and it begins at 0 if it comes into force again. So `vfprobe tune --sweep`, which may
+try dozens, shows each while it runs, and Prometheus has what was scraped.
 `vfprobe serve --fold vcpu --fold slot` adds up all vCPUs of a guest, and all vectors of a VF, where that is too much.
 ";
 

@@ -114,11 +114,11 @@ fn gzip(text: &[u8]) -> Result<Vec<u8>, ExportError> {
 
 fn text(source: &dyn Source, fold: &Fold, bounds: Bounds, format: Format) -> Result<Vec<u8>, ExportError> {
     let start = Instant::now();
-    let (snapshot, status) = source.scrape();
-    let snapshot = snapshot.inspect_err(|error| tracing::warn!(%error, "probes could not be read"));
+    let (figures, status) = source.scrape();
+    let figures = figures.inspect_err(|error| tracing::warn!(%error, "probes could not be read"));
     let read_seconds = start.elapsed().as_secs_f64();
     let vfs = source.vf_counters();
-    let scrape = Scrape { snapshot: snapshot.as_ref().ok(), status: &status, vfs: &vfs, read_seconds };
+    let scrape = Scrape { figures: figures.as_ref().ok(), status: &status, vfs: &vfs, read_seconds };
     let families = families::families(&scrape, fold);
     Ok(match format {
         Format::Text => prometheus::text(&families, bounds)?.into_bytes(),

@@ -8,20 +8,35 @@ use crate::{
 };
 use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
+/// What was counted, by the configuration that was in force.
+#[derive(Clone, Debug, Default)]
+pub struct Figures {
+    /// Under the configuration that the status names; and what is told of no configuration.
+    pub present: Snapshot,
+    /// Under others, by their names. It stands still.
+    pub former: Vec<(String, Arc<Snapshot>)>,
+}
+
+impl From<Snapshot> for Figures {
+    fn from(present: Snapshot) -> Self {
+        Self { present, former: Vec::new() }
+    }
+}
+
 /// Where figures come from. Called from a thread that may block, by one scrape at a time.
 pub trait Source: Send + Sync {
     /// All distributions and counters as they stand now. Counts only grow while the source lives.
     ///
     /// # Errors
     /// When nothing can be read; the scrape then says `vfprobe_up 0` and carries the status alone.
-    fn snapshot(&self) -> Result<Snapshot, SourceError>;
+    fn figures(&self) -> Result<Figures, SourceError>;
 
     /// How the probes stand, which configuration is in force, and the guests' interrupts. Cheap: no scan of `/proc`.
     fn status(&self) -> Status;
 
     /// Both at one moment: the configuration that the status names is the one that new figures are counted under.
-    fn scrape(&self) -> (Result<Snapshot, SourceError>, Status) {
-        (self.snapshot(), self.status())
+    fn scrape(&self) -> (Result<Figures, SourceError>, Status) {
+        (self.figures(), self.status())
     }
 
     /// What drivers of PFs count now for the host's VFs. One of which nothing is told is missing.
@@ -41,7 +56,7 @@ pub struct CountedVf {
     pub counters: VfCounters,
 }
 
-/// Why a snapshot could not be taken: one line that names the call, the cause and what to do.
+/// Why figures could not be read: one line that names the call, the cause and what to do.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct SourceError(pub String);
@@ -59,6 +74,8 @@ pub struct Status {
     pub topology: Option<Arc<Topology>>,
     /// Since when is counted.
     pub began: Began,
+    /// How often figures of a configuration that has ended were dropped, because as many as are kept have ended since.
+    pub dropped_configs: u64,
     /// How often the probes' maps were made anew, because they were full of guests that are gone.
     pub renewals: u64,
     /// What the process itself has used; `None` when that cannot be read.
@@ -72,13 +89,17 @@ pub struct Began {
     pub probes: Option<SystemTime>,
     /// Of guests that came later: the last moment at which they were seen not to be there.
     pub guests: BTreeMap<String, SystemTime>,
+    /// Of configurations that were not in force from the start: when they came into force the first time, or the first
+    /// time since their figures were dropped.
+    pub configs: BTreeMap<String, SystemTime>,
 }
 
 impl Began {
-    /// When the counters of a guest, or of none, were 0.
+    /// When the counters of a guest, or of none, under a configuration, or under all, were 0.
     #[must_use]
-    pub fn of(&self, guest: Option<&str>) -> Option<SystemTime> {
-        guest.and_then(|guest| self.guests.get(guest)).copied().or(self.probes)
+    pub fn of(&self, guest: Option<&str>, config: Option<&str>) -> Option<SystemTime> {
+        let guest = guest.and_then(|guest| self.guests.get(guest)).copied().or(self.probes);
+        guest.max(config.and_then(|config| self.configs.get(config)).copied())
     }
 }
 

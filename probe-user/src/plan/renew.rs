@@ -23,15 +23,17 @@ pub fn plan_again(facts: &Facts<'_>, policy: &Policy, standing: &[Standing]) -> 
         knobs: facts.knobs.to_vec(),
         owners: facts.owners.clone(),
     };
-    // What somebody else has set since is planned from there.
-    let ours: Vec<&Standing> = standing
+    // What somebody else has set since is planned from there. One of our former values is as good as ours, whoever has
+    // written it, but what is found is what a step has to expect.
+    let ours: Vec<(&Standing, Value)> = standing
         .iter()
-        .filter(|s| host.value(&s.target).is_some_and(|found| s.ours.contains(&found)))
+        .filter_map(|item| Some((item, host.value(&item.target)?)))
+        .filter(|(item, found)| item.ours.contains(found))
         .collect();
-    let mut written: BTreeMap<TargetKey, &Standing> = BTreeMap::new();
-    for item in ours.iter().filter(|item| !is_pin(&item.target)) {
+    let mut written: BTreeMap<TargetKey, &Value> = BTreeMap::new();
+    for (item, found) in ours.iter().filter(|(item, _)| !is_pin(&item.target)) {
         host.set(&item.target, &item.old);
-        written.insert(item.target.key(), item);
+        written.insert(item.target.key(), found);
     }
     let Host { topology, threads, knobs, owners } = &host;
     let past = Facts { topology, threads, knobs, owners, ..*facts };
@@ -41,15 +43,15 @@ pub fn plan_again(facts: &Facts<'_>, policy: &Policy, standing: &[Standing]) -> 
     wanted.retain(|key| !written.contains_key(key));
     wanted.extend(plan.steps.iter().map(|step| step.target.key()));
     for step in &mut plan.steps {
-        if let Some(item) = written.get(&step.target.key()) {
-            step.now = item.asked().clone();
+        if let Some(found) = written.get(&step.target.key()) {
+            step.now = (*found).clone();
         }
     }
     plan.steps.retain(|step| step.now != step.new);
-    let unwanted = ours.iter().rev().filter(|item| !wanted.contains(&item.target.key()));
-    plan.steps.extend(unwanted.filter(|item| item.old != *item.asked()).map(|item| Step {
+    let unwanted = ours.iter().rev().filter(|(item, _)| !wanted.contains(&item.target.key()));
+    plan.steps.extend(unwanted.filter(|(item, found)| item.old != *found).map(|(item, found)| Step {
         target: item.target.clone(),
-        now: item.asked().clone(),
+        now: found.clone(),
         effective: None,
         new: item.old.clone(),
         need: Need::BestEffort,
@@ -182,7 +184,23 @@ mod tests {
             Journal::parse(text.as_bytes()).unwrap().standing()
         }
 
-        /// Plans again and carries it out.
+        /// What a target of the plan is set to.
+        fn found(&self, target: &Target) -> Option<Value> {
+            let topology = self.topology.clone();
+            let host = Host { topology, threads: Vec::new(), knobs: Vec::new(), owners: Owners::default() };
+            host.value(target)
+        }
+
+        /// Sets a target as somebody else would.
+        fn set(&mut self, target: &Target, value: &Value) {
+            let topology = self.topology.clone();
+            let mut host =
+                Host { topology, threads: Vec::new(), knobs: Vec::new(), owners: Owners::default() };
+            host.set(target, value);
+            self.topology = host.topology;
+        }
+
+        /// Plans again and carries it out, if each step finds what it expects.
         fn keep(&mut self, policy: &Policy) -> Result<Plan, PlanError> {
             let (immovable, owners) = (BTreeSet::new(), Owners::default());
             let (topology, standing) = (self.topology.clone(), self.standing());
@@ -195,6 +213,9 @@ mod tests {
                 immovable: &immovable,
             };
             let plan = plan_again(&facts, policy, &standing)?;
+            for step in &plan.steps {
+                assert_eq!(self.found(&step.target).as_ref(), Some(&step.now), "{}", step.target);
+            }
             (self.topology, _) = settled(&topology, &[], &plan);
             let first = self.records.iter().filter(|record| matches!(record, Record::Step { .. })).count();
             self.records.push(begin());
@@ -296,13 +317,41 @@ mod tests {
         assert_eq!(lines(&bench.keep(&policy).unwrap()), ["irq 24 nvme0q1: 2-3 -> 3"]);
     }
 
+    /// One of our values, but not the one that is asked for.
+    #[test]
+    fn a_former_value_of_ours_is_corrected() {
+        let mut bench = two_guests();
+        bench.topology.guests[0] = guest("vm1", 3, None);
+        add_slots(&mut bench.topology, 0, 50, 1, "0-5");
+        let policy = policy(&[("vm1", Pins::Auto)]);
+        bench.keep(&policy).unwrap();
+        bench.topology.guests[0].vfs[0].slots[0].vcpu = Some(VcpuId(1));
+        bench.keep(&policy).unwrap();
+        let vector =
+            bench.standing().into_iter().find(|item| item.target.to_string().starts_with("irq 50")).unwrap();
+        assert_eq!(vector.ours.iter().map(Value::to_string).collect::<Vec<_>>(), ["1", "2"]);
+        for (vcpu, expected) in [(1, "1 -> 2"), (2, "1 -> 3")] {
+            bench.set(&vector.target, &vector.ours[0]);
+            bench.topology.guests[0].vfs[0].slots[0].vcpu = Some(VcpuId(vcpu));
+            let plan = bench.keep(&policy).unwrap();
+            assert_eq!(lines(&plan), [format!("irq 50 VF 0000:01:10.1 slot 0: {expected}")]);
+            assert_eq!(bench.keep(&policy).unwrap().steps, [], "it holds");
+        }
+        // The guest needs it no more, and somebody has set it before that is noticed.
+        bench.set(&vector.target, &vector.ours[0]);
+        let kept = Policy::for_guest("vm2", Pins::Auto, Placement::Own);
+        let back = lines(&bench.keep(&kept).unwrap());
+        // And kept off the other guest's CPU 4.
+        assert!(back.contains(&"irq 50 VF 0000:01:10.1 slot 0: 1 -> 0-3,5".to_owned()), "{back:?}");
+    }
+
     proptest! {
-        /// Guests come and go in any order; whatever was done for them in between, the host ends as if only those that
-        /// are left had ever been there.
+        /// Guests come and go in any order, and somebody else writes what vfprobe has written before; whatever was done
+        /// in between, the host ends as if only those guests that are left had ever been there.
         #[test]
         fn the_way_does_not_matter(
             masks in proptest::collection::vec(proptest::collection::btree_set(0_u32..6, 1..6), 3),
-            order in proptest::collection::vec(0_usize..3, 1..8),
+            order in proptest::collection::vec((0_usize..3, any::<Option<[proptest::sample::Index; 2]>>()), 1..8),
         ) {
             let mut topology = host(HostShape { nodes: 1, cores: 6, threads: 1 });
             let mask = |n: usize| -> String {
@@ -313,7 +362,12 @@ mod tests {
             let all: Vec<_> = (1..=3).map(|n| guest(&format!("vm{n}"), 1, None)).collect();
             let pins = |name: &str| Pins::Cpus(vec![crate::model::CpuId(1 + u32::from(name.as_bytes()[2] - b'0'))]);
             let mut bench = Bench { topology, records: Vec::new() };
-            for which in order {
+            for (which, former) in order {
+                let standing = bench.standing();
+                if let Some([item, value]) = former.filter(|_| !standing.is_empty()) {
+                    let item = item.get(&standing);
+                    bench.set(&item.target, value.get(&item.ours));
+                }
                 let name = &all[which].name;
                 if bench.topology.guests.iter().any(|g| g.name == *name) {
                     bench.topology.guests.retain(|g| g.name != *name);

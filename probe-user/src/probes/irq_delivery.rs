@@ -1,9 +1,10 @@
 //! `irq_delivery`: the stages of a VF's interrupt on its way into the guest (docs/probes.md).
 
 use super::hook::{self, Variant};
-use super::{Hook, MapReader, Names, Needs, ProbeReport, ProbeSpec, RETIRED, ReadError, Role, vectors};
+use super::{Hook, MapReader, Names, Needs, ProbeReport, ProbeSpec, ReadError, Role, vectors};
 use crate::btf::Param;
-use crate::model::{PciAddress, VcpuId};
+use crate::model::topology::Topology;
+use crate::model::{PciAddress, Pid, VcpuId};
 use crate::stats::{Counter, Histogram, Labels, Observability, Series, Snapshot};
 use probe_ebpf::control::Table;
 use probe_ebpf::probes::irq_delivery::{Delivery, STAGES, Slot, Stage};
@@ -200,6 +201,8 @@ fn add_posted(
 /// How many interrupts of a vector a vCPU was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Accepted {
+    /// The guest, by its VMM: one that is started again is another.
+    pub guest: Pid,
     /// The VF.
     pub vf: PciAddress,
     /// The vector's index in the MSI-X table.
@@ -210,26 +213,28 @@ pub struct Accepted {
     pub count: u64,
 }
 
-/// Which vCPUs vectors have gone to: the counts alone, for one who looks often.
+/// Which vCPUs vectors of the guests in `topology` have gone to: the counts alone, for one who looks often.
 ///
 /// # Errors
 /// When a map cannot be read.
-pub fn accepted(maps: &dyn MapReader, names: &Names<'_>) -> Result<Vec<Accepted>, ReadError> {
+pub fn accepted(maps: &dyn MapReader, topology: &Topology) -> Result<Vec<Accepted>, ReadError> {
     let mut all = Vec::new();
     for index in 0..maps.used(Table::Deliveries)? {
         let delivery = maps.delivery(index)?;
-        if delivery.tid == 0 {
-            continue;
-        }
-        let slot = maps.slot(delivery.slot)?;
-        // A guest that is gone has no vCPU any more.
-        let vcpu = names.vcpu(delivery.tid, delivery.vcpu_id).parse().ok();
-        if let (Some(vcpu), Ok(number)) = (vcpu.filter(|_| slot.owner != 0 && slot.owner != RETIRED), u16::try_from(slot.slot)) {
-            let vf = PciAddress::from_packed(slot.vf);
-            all.push(Accepted { vf, slot: number, vcpu: VcpuId(vcpu), count: delivery.accepted });
+        if delivery.tid != 0 {
+            let slot = maps.slot(delivery.slot)?;
+            all.extend(accepted_by(topology, &slot, delivery.tid, delivery.accepted));
         }
     }
     Ok(all)
+}
+
+/// What a series says of a guest that is there. Series outlive their guests, and a guest that is gone has no vCPU.
+fn accepted_by(topology: &Topology, slot: &Slot, tid: u32, count: u64) -> Option<Accepted> {
+    let guest = topology.guests.iter().find(|guest| guest.pid.0 == slot.owner)?;
+    let vcpu = guest.vcpus.iter().find(|vcpu| vcpu.thread.tid.0 == tid)?.index;
+    let number = u16::try_from(slot.slot).ok()?;
+    Some(Accepted { guest: guest.pid, vf: PciAddress::from_packed(slot.vf), slot: number, vcpu, count })
 }
 
 /// What tells at little cost that something has changed which a controller acts on: one look at each vector.
@@ -330,5 +335,55 @@ fn hidden(report: &ProbeReport, delivery: &Delivery, stage: Stage) -> Option<Str
         Stage::Inject => missing("delivery").or_else(|| missing("wake")),
         Stage::Delivery => missing("delivery"),
         Stage::Service => missing("delivery").or_else(|| missing("service")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::testing::{HostShape, guest, host};
+
+    #[test]
+    fn only_guests_that_are_there_accept() {
+        let mut topology = host(HostShape { nodes: 1, cores: 4, threads: 1 });
+        topology.guests = vec![guest("vm1", 2, None)];
+        let vm1 = &topology.guests[0];
+        let (pid, tids) = (vm1.pid, [0, 1].map(|at| vm1.vcpus[at].thread.tid.0));
+        // Fields that no vCPU depends on are as a map begins them.
+        let slot = |owner| Slot {
+            vf: 0x180,
+            slot: 1,
+            irq: 33,
+            owner,
+            raised: 9,
+            slow: 0,
+            slow_merged: 0,
+            slow_raise_ns: 0,
+            userspace: 0,
+            last_vcpu_id: 0,
+            last_tid: 0,
+            last_series: 0,
+            last_cpu: 0,
+            last_vcpu: 0,
+            pad: 0,
+            generation: 0,
+            multicast: 0,
+        };
+        for (owner, tid, expected) in [
+            (pid.0, tids[0], Some(0)),
+            (pid.0, tids[1], Some(1)),
+            // It ended; its VF and its threads' numbers may be another guest's now.
+            (4711, 4712, None),
+            (4711, tids[1], None),
+            // A thread that is not known yet.
+            (pid.0, 4712, None),
+        ] {
+            let found = accepted_by(&topology, &slot(owner), tid, 7);
+            let of = |vcpu| {
+                let (guest, vf, vcpu) = (pid, PciAddress::from_packed(0x180), VcpuId(vcpu));
+                Accepted { guest, vf, slot: 1, vcpu, count: 7 }
+            };
+            assert_eq!(found, expected.map(of), "thread {tid} of {owner}");
+        }
     }
 }

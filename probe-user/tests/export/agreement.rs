@@ -17,7 +17,7 @@ use probe_ebpf::{
 use probe_user::{
     export::{
         families::{Fold, Scrape, families},
-        ledger::Ledger,
+        ledger::{KEEP, Ledger},
         registry::{METRICS, Origin},
     },
     model::{
@@ -227,9 +227,9 @@ fn collect(loses: &[&str]) -> Snapshot {
 /// Names of the families of a scrape; no figure may be without one.
 fn names(snapshot: Snapshot) -> BTreeSet<&'static str> {
     let status = made_up::status();
-    let snapshot = Ledger::new("baseline").label(snapshot);
+    let figures = Ledger::new("baseline", KEEP).label(snapshot);
     let all = families(
-        &Scrape { snapshot: Some(&snapshot), status: &status, vfs: &[], read_seconds: 0.0 },
+        &Scrape { figures: Some(&figures), status: &status, vfs: &[], read_seconds: 0.0 },
         &Fold::default(),
     );
     for family in &all {

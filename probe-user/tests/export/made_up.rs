@@ -1,7 +1,7 @@
 //! A source with known figures.
 
 use probe_user::{
-    export::{Began, CountedVf, OwnCost, ProbeState, ProbeStatus, Source, SourceError, Status},
+    export::{Began, CountedVf, Figures, OwnCost, ProbeState, ProbeStatus, Source, SourceError, Status},
     model::{
         CpuId, CpuSet, IrqNumber, Pid, Tid, VcpuId, VfIndex,
         topology::{DeliveryMode, Guest, Slot, Thread, Topology, Vcpu, Vf, Vmm},
@@ -59,12 +59,12 @@ impl MadeUp {
 }
 
 impl Source for MadeUp {
-    fn snapshot(&self) -> Result<Snapshot, SourceError> {
+    fn figures(&self) -> Result<Figures, SourceError> {
         self.readings.fetch_add(1, Ordering::SeqCst);
         assert_eq!(self.inside.fetch_add(1, Ordering::SeqCst), 0, "two readings at once");
         self.gate.pass();
         self.inside.fetch_sub(1, Ordering::SeqCst);
-        self.snapshot.clone().map_err(SourceError)
+        self.snapshot.clone().map(Figures::from).map_err(SourceError)
     }
 
     fn status(&self) -> Status {
@@ -141,6 +141,7 @@ pub(crate) fn status() -> Status {
             probes: Some(UNIX_EPOCH + Duration::from_millis(1_700_000_000_500)),
             ..Began::default()
         },
+        dropped_configs: 0,
         renewals: 0,
         own: Some(OwnCost { cpu_ns: 250_000_000, resident_bytes: 8192 }),
     }

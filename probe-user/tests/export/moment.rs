@@ -9,7 +9,7 @@ use crate::{
     made_up::{counter, series},
 };
 use probe_user::{
-    export::{CountedVf, Source, SourceError, Status, ledger::Ledger},
+    export::{CountedVf, Figures, Source, SourceError, Status, ledger::Ledger},
     stats::{Histogram, Snapshot},
 };
 use std::{
@@ -37,7 +37,7 @@ fn snapshot(times: &Histogram) -> Snapshot {
 }
 
 impl Source for Changing {
-    fn snapshot(&self) -> Result<Snapshot, SourceError> {
+    fn figures(&self) -> Result<Figures, SourceError> {
         self.scrape().0
     }
 
@@ -45,7 +45,7 @@ impl Source for Changing {
         self.scrape().1
     }
 
-    fn scrape(&self) -> (Result<Snapshot, SourceError>, Status) {
+    fn scrape(&self) -> (Result<Figures, SourceError>, Status) {
         self.scrapes.fetch_add(1, Ordering::SeqCst);
         let (ledger, times) = &*self.now.lock().unwrap();
         let status = Status { config: ledger.config().to_owned(), ..Status::default() };
@@ -82,7 +82,7 @@ fn by_config(all: &Exposition, name: &str) -> BTreeMap<usize, u64> {
 
 #[tokio::test]
 async fn a_scrape_during_changes_is_of_one_moment() {
-    let now = Mutex::new((Ledger::new("0"), Histogram::default()));
+    let now = Mutex::new((Ledger::new("0", CONFIGS), Histogram::default()));
     let source = Arc::new(Changing { now, scrapes: AtomicUsize::new(0) });
     let server = Arc::new(Server::start(Arc::clone(&source) as Arc<dyn Source>, GENEROUS).await);
     let ended = Arc::new(AtomicBool::new(false));

@@ -164,9 +164,9 @@ fn read(mut bytes: &[u8]) -> Read {
 
 #[test]
 fn it_says_what_the_classic_text_says() {
-    let (snapshot, status) = (made_up::snapshot(), made_up::status());
+    let (figures, status) = (made_up::snapshot().into(), made_up::status());
     let vfs = made_up::counted_vfs();
-    let scrape = Scrape { snapshot: Some(&snapshot), status: &status, vfs: &vfs, read_seconds: 0.25 };
+    let scrape = Scrape { figures: Some(&figures), status: &status, vfs: &vfs, read_seconds: 0.25 };
     let families = families(&scrape, &Fold::default());
     for bounds in [Bounds::Coarse, Bounds::Normal, Bounds::Fine] {
         let classic = parse(&prometheus::text(&families, bounds).unwrap()).unwrap();

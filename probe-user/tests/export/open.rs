@@ -16,9 +16,8 @@ use std::{
 };
 
 fn texts(status: &Status, bounds: Bounds) -> (String, String) {
-    let snapshot = made_up::snapshot();
-    let scrape =
-        Scrape { snapshot: Some(&snapshot), status, vfs: &made_up::counted_vfs(), read_seconds: 0.25 };
+    let figures = made_up::snapshot().into();
+    let scrape = Scrape { figures: Some(&figures), status, vfs: &made_up::counted_vfs(), read_seconds: 0.25 };
     let families = families(&scrape, &Fold::default());
     (
         prometheus::text(&families, bounds).unwrap(),

@@ -6,7 +6,7 @@ use crate::{
 };
 use probe_user::{
     export::{
-        Hold, Source, Status,
+        Figures, Hold, Source, Status,
         bounds::Bounds,
         families::{Fold, FoldLabel, Scrape, families},
         prometheus, registry,
@@ -15,8 +15,12 @@ use probe_user::{
 };
 
 fn scrape(snapshot: Option<&Snapshot>, status: &Status, fold: &Fold) -> Exposition {
+    let figures = snapshot.cloned().map(Figures::from);
     let text = prometheus::text(
-        &families(&Scrape { snapshot, status, vfs: &made_up::counted_vfs(), read_seconds: 0.25 }, fold),
+        &families(
+            &Scrape { figures: figures.as_ref(), status, vfs: &made_up::counted_vfs(), read_seconds: 0.25 },
+            fold,
+        ),
         Bounds::Normal,
     )
     .unwrap();

@@ -1,5 +1,6 @@
 //! tests/lab/path.sh: packets per point and times per hop agree with tracefs, packets and drops with the interfaces' own
-//! counters, and the way to a guest is no longer than the round trip that it is part of.
+//! counters also under load, drops are where and for what they were provoked, and the way to a guest is no longer than the
+//! round trip that it is part of.
 
 use super::left;
 use probe_user::session::{self, Run};
@@ -136,13 +137,57 @@ fn the_way_to_a_guest_is_part_of_the_round_trip() {
 }
 
 #[test]
-fn a_full_ring_drops_there() {
-    let run = run("full.vfprobe");
-    let dropped = interface("full-after")["tap-vm2"][2] - interface("full-before")["tap-vm2"][2];
+fn throughput_is_counted_packet_by_packet() {
+    let run = run("throughput.vfprobe");
+    let (before, after) = (interface("throughput-before"), interface("throughput-after"));
+    let packets = counters(&run, "packets", &["netdev", "point"]);
+    let bytes = counters(&run, "bytes", &["netdev", "point"]);
+    for (guest, tap) in ["vm2", "vm3", "vm4"].into_iter().zip(TAPS) {
+        for (index, point) in ["received", "sent"].into_iter().enumerate() {
+            let counted = after[tap][index] - before[tap][index];
+            let ours = packets[&format!("{tap} {point}")];
+            println!("{tap} {point}: {ours}, it has {counted}");
+            assert!(counted.abs_diff(ours) <= BESIDE, "{tap} {point}: {ours}, it has {counted}");
+        }
+        let (taken, sent) = (iperf_bytes(guest), bytes[&format!("{tap} sent")]);
+        assert!(taken > 0 && sent >= taken, "{guest} took {taken} bytes, {sent} were sent to it");
+    }
+    assert!(iperf_bytes("vm1") > 0);
+    let (seen, followed) = (counters(&run, "seen", &[])[""], counters(&run, "followed", &[])[""]);
+    let one_in = counters(&run, "one_in_most", &[])[""];
+    println!("{followed} of {seen} followed, at least one in {one_in}");
+    assert!(followed <= seen && followed >= seen / one_in);
+}
+
+/// What iperf3 says that its server in the guest took.
+fn iperf_bytes(guest: &str) -> u64 {
+    let all: serde_json::Value = serde_json::from_str(&text(&format!("iperf3-{guest}.json"))).unwrap();
+    all["end"]["sum_received"]["bytes"].as_u64().unwrap()
+}
+
+#[test]
+fn drops_have_their_place_and_reason() {
+    let run = run("drops.vfprobe");
+    let capture = text("drops.trace");
+    let events = trace::parse(&capture).unwrap();
+    let devices = Devices { taps: &TAPS, bridge: "br0", uplinks: &["eth0"] };
+    let span = Span { from_ns: run.snapshot.from_ns, until_ns: run.snapshot.to_ns };
+    let expected = evaluate(&events, &devices, span).drops;
     let drops = counters(&run, "dropped", &["netdev", "direction", "hop", "reason"]);
-    println!("{drops:?}, the interface has {dropped}");
-    let ours = drops.get("tap-vm2 to_guest ring FULL_RING").copied().unwrap_or(0);
-    assert!(dropped >= 15 && dropped.abs_diff(ours) <= EDGES, "{drops:?}, the interface has {dropped}");
+    println!("{drops:?}, the oracle has {expected:?}");
+    for key in drops.keys().chain(expected.keys()).collect::<BTreeSet<_>>() {
+        let of = |all: &BTreeMap<String, u64>| all.get(key).copied().unwrap_or(0);
+        assert!(verdict::count_agrees(of(&expected), of(&drops), EDGES), "{key}: {drops:?}, {expected:?}");
+    }
+    let ours = |key: &str| drops.get(key).copied().unwrap_or(0);
+    let full = ours("tap-vm2 to_guest ring FULL_RING");
+    let counted = interface("drops-after")["tap-vm2"][2] - interface("drops-before")["tap-vm2"][2];
+    assert!(counted >= 15 && counted.abs_diff(full) <= EDGES, "{drops:?}, the interface has {counted}");
+    // To an address that no port has: the bridge has nowhere to send it, and names no reason.
+    assert!(ours("br0 - bridge NOT_SPECIFIED") >= 15, "{drops:?}");
+    // A generic program of XDP drops without a reason on the lab's kernels (bpf_prog_run_generic_xdp).
+    let xdp = ["XDP", "NOT_SPECIFIED"].map(|reason| ours(&format!("tap-vm4 from_guest bridge {reason}")));
+    assert!(xdp.iter().sum::<u64>() >= 20, "{drops:?}");
 }
 
 #[test]
@@ -158,6 +203,12 @@ fn the_command_tells_all_four_paths() {
     }
     // iperf3 sends large packets to a card that takes them.
     assert!(taps[1]["to_guest"]["merged"].as_u64().unwrap() > 0, "{}", taps[1]["to_guest"]);
+    for gain in all["gain"].as_array().unwrap() {
+        let (now, vf) = (&gain["now"], &gain["vf"]);
+        assert_eq!((&vf["guest"], &vf["hops_to_guest"]), (&"vm1".into(), &0.into()), "{gain}");
+        assert!(now["hops_to_guest"].as_u64().unwrap() == 3 && now["to_guest_p50_ns"].is_u64(), "{gain}");
+        assert!(vf["to_guest_p50_ns"].is_u64() && vf["cpu_per_interrupt_ns"].is_f64(), "{gain}");
+    }
     let vf = &all["vfs"][0];
     let raised: u64 = vf["slots"].as_array().unwrap().iter().map(|s| s["raised"].as_u64().unwrap()).sum();
     assert!(raised > 50 && vf["delivery"]["n"].as_u64().unwrap() > 50, "{vf}");

@@ -3,9 +3,9 @@
 //! Values in, values out: counts of accepted interrupts in, destinations out.
 
 use crate::model::topology::Topology;
-use crate::model::{PciAddress, VcpuId};
+use crate::model::{PciAddress, Pid, VcpuId};
 use crate::probes::irq_delivery::Accepted;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// How long the counts are read often after a vector has gone to another vCPU: the guest may be moving more of them.
@@ -14,11 +14,14 @@ const EAGER: Duration = Duration::from_secs(1);
 /// How long is waited at most for a guest that moves vectors to be done with it, so that one change takes them all.
 const BURST: Duration = Duration::from_millis(500);
 
+/// A vector in the hands of one guest.
+type Vector = (Pid, PciAddress, u16);
+
 /// The last destination of every vector that has fired.
 #[derive(Debug, Default)]
 pub(super) struct Destinations {
-    counts: BTreeMap<(PciAddress, u16, VcpuId), u64>,
-    last: BTreeMap<(PciAddress, u16), VcpuId>,
+    counts: BTreeMap<(Vector, VcpuId), u64>,
+    last: BTreeMap<Vector, VcpuId>,
     /// The probes' sign of moved vectors, and until when the counts are read often.
     moves: u64,
     eager: Duration,
@@ -53,14 +56,23 @@ impl Destinations {
 
     /// Takes in new counts. Says whether a vector now goes to another vCPU than before, or is known for the first time.
     /// A vector that went to several vCPUs since the last time keeps its former destination: either the guest is moving
-    /// it just now, and next time tells, or it has several.
+    /// it just now, and next time tells, or it has several. Guests of which nothing is said are forgotten, unless
+    /// nothing is said at all: then the counts could not be read.
     pub(super) fn note(&mut self, accepted: &[Accepted]) -> bool {
-        let mut went: BTreeMap<(PciAddress, u16), Vec<VcpuId>> = BTreeMap::new();
-        for Accepted { vf, slot, vcpu, count } in accepted {
-            let before = self.counts.insert((*vf, *slot, *vcpu), *count).unwrap_or(0);
+        if accepted.is_empty() {
+            self.several = false;
+            return false;
+        }
+        let present: BTreeSet<Pid> = accepted.iter().map(|accepted| accepted.guest).collect();
+        self.counts.retain(|((guest, ..), _), _| present.contains(guest));
+        self.last.retain(|(guest, ..), _| present.contains(guest));
+        let mut went: BTreeMap<Vector, Vec<VcpuId>> = BTreeMap::new();
+        for Accepted { guest, vf, slot, vcpu, count } in accepted {
+            let vector = (*guest, *vf, *slot);
+            let before = self.counts.insert((vector, *vcpu), *count).unwrap_or(0);
             // A count that fell was begun anew.
             if *count > before || (*count < before && *count > 0) {
-                went.entry((*vf, *slot)).or_default().push(*vcpu);
+                went.entry(vector).or_default().push(*vcpu);
             }
         }
         self.several = went.values().any(|vcpus| vcpus.len() > 1);
@@ -75,9 +87,12 @@ impl Destinations {
 
     /// Writes what is known into the topology.
     pub(super) fn fill(&self, topology: &mut Topology) {
-        for vf in topology.guests.iter_mut().flat_map(|guest| &mut guest.vfs) {
-            for slot in &mut vf.slots {
-                slot.vcpu = self.last.get(&(vf.address, slot.slot)).copied().or(slot.vcpu);
+        for guest in &mut topology.guests {
+            for vf in &mut guest.vfs {
+                for slot in &mut vf.slots {
+                    let last = self.last.get(&(guest.pid, vf.address, slot.slot));
+                    slot.vcpu = last.copied().or(slot.vcpu);
+                }
             }
         }
     }
@@ -124,33 +139,61 @@ mod tests {
         }
     }
 
+    const VF: &str = "0000:01:10.0";
+
+    /// `guest slot vcpu count` each.
+    fn seen(counts: &[(u32, u16, u32, u64)]) -> Vec<Accepted> {
+        let one = |(guest, slot, vcpu, count): &(u32, u16, u32, u64)| Accepted {
+            guest: Pid(*guest),
+            vf: VF.parse().unwrap(),
+            slot: *slot,
+            vcpu: VcpuId(*vcpu),
+            count: *count,
+        };
+        counts.iter().map(one).collect()
+    }
+
+    fn last(destinations: &Destinations, guest: u32, slot: u16) -> Option<u32> {
+        destinations.last.get(&(Pid(guest), VF.parse().unwrap(), slot)).map(|vcpu| vcpu.0)
+    }
+
     #[test]
     fn the_last_destination_counts() {
-        let vf: PciAddress = "0000:01:10.0".parse().unwrap();
-        let seen = |counts: &[(u16, u32, u64)]| -> Vec<Accepted> {
-            let one = |(slot, vcpu, count): &(u16, u32, u64)| Accepted {
-                vf,
-                slot: *slot,
-                vcpu: VcpuId(*vcpu),
-                count: *count,
-            };
-            counts.iter().map(one).collect()
-        };
         let mut destinations = Destinations::default();
         for (counts, changed, slot_1) in [
             (&[][..], false, None),
-            (&[(1, 0, 5)], true, Some(0)),
-            (&[(1, 0, 9)], false, Some(0)),
+            (&[(7, 1, 0, 5)], true, Some(0)),
+            (&[(7, 1, 0, 9)], false, Some(0)),
             // Moving just now: both have got some.
-            (&[(1, 0, 10), (1, 1, 1)], false, Some(0)),
-            (&[(1, 0, 10), (1, 1, 4)], true, Some(1)),
-            (&[(1, 0, 10), (1, 1, 4)], false, Some(1)),
-            (&[(1, 0, 10), (1, 1, 4), (2, 0, 0)], false, Some(1)),
+            (&[(7, 1, 0, 10), (7, 1, 1, 1)], false, Some(0)),
+            (&[(7, 1, 0, 10), (7, 1, 1, 4)], true, Some(1)),
+            (&[(7, 1, 0, 10), (7, 1, 1, 4)], false, Some(1)),
+            (&[(7, 1, 0, 10), (7, 1, 1, 4), (7, 2, 0, 0)], false, Some(1)),
             // Counted anew.
-            (&[(1, 0, 2), (1, 1, 4)], true, Some(0)),
+            (&[(7, 1, 0, 2), (7, 1, 1, 4)], true, Some(0)),
+            // Not read.
+            (&[], false, Some(0)),
         ] {
             assert_eq!(destinations.note(&seen(counts)), changed, "{counts:?}");
-            assert_eq!(destinations.last.get(&(vf, 1)).map(|v| v.0), slot_1, "{counts:?}");
+            assert_eq!(last(&destinations, 7, 1), slot_1, "{counts:?}");
         }
+    }
+
+    #[test]
+    fn a_guest_that_is_started_again_is_another() {
+        let mut destinations = Destinations::default();
+        for (counts, changed, of_7, of_9) in [
+            (&[(7, 1, 0, 100), (8, 1, 0, 1)][..], true, Some(0), None),
+            // The other guest alone, then beside the one that has come back with the same VF.
+            (&[(8, 1, 0, 1)], false, None, None),
+            (&[(8, 1, 0, 1), (9, 1, 0, 5)], true, None, Some(0)),
+            (&[(8, 1, 0, 1), (9, 1, 0, 5), (9, 1, 1, 2)], true, None, Some(1)),
+            (&[(8, 1, 0, 1), (9, 1, 0, 8), (9, 1, 1, 2)], true, None, Some(0)),
+        ] {
+            assert_eq!(destinations.note(&seen(counts)), changed, "{counts:?}");
+            assert_eq!(last(&destinations, 7, 1), of_7, "{counts:?}");
+            assert_eq!(last(&destinations, 9, 1), of_9, "{counts:?}");
+        }
+        assert_eq!(destinations.counts.len(), 3, "of guests that are gone nothing is kept");
     }
 }

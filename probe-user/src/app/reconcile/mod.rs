@@ -340,7 +340,8 @@ impl Reconciler {
             return Ok(());
         }
         info!(config = plan.config, steps, skipped = skipped.len(), pending = pending.len(), "in force");
-        for skipped in skipped {
+        // What was only gone is planned anew when it is there.
+        for skipped in skipped.into_iter().filter(|skipped| skipped.refused) {
             self.strikes.leave(skipped.target.key());
         }
         Ok(())

@@ -41,6 +41,8 @@ pub struct Options {
     pub policy: Option<PathBuf>,
     /// What is done about the policy.
     pub mode: Mode,
+    /// Of configurations that have ended, the figures of so many stay, beside those of the baseline.
+    pub keep_configs: usize,
     /// Who gets in; everybody without one.
     pub web_config: Option<PathBuf>,
 }
@@ -87,7 +89,8 @@ pub enum ServeError {
 /// # Errors
 /// [`ServeError`] when the address cannot be listened on, or nothing can be observed.
 pub fn run(root: HostRoot, options: Options, reread: Reread) -> Result<(), ServeError> {
-    let Options { listen, shape: Shape { fold, bounds }, state, policy, mode, web_config } = options;
+    let Options { listen, shape: Shape { fold, bounds }, state, policy, mode, keep_configs, web_config } =
+        options;
     let process = |what| move |source: io::Error| ServeError::Process { what, source };
     // Threads that are started from here on have none either.
     rustix::thread::set_no_new_privs(true)
@@ -104,7 +107,7 @@ pub fn run(root: HostRoot, options: Options, reread: Reread) -> Result<(), Serve
         let web =
             web_config.as_deref().map(Web::read).transpose().map_err(ExportError::Web)?.unwrap_or_default();
         let reconciler = policy.map(|path| Reconciler::take(root.clone(), &state, path, mode)).transpose()?;
-        let service = Arc::new(Service::start(root, state)?);
+        let service = Arc::new(Service::start(root, state, keep_configs)?);
         let give_up = process("give up capabilities");
         let reading =
             privileges::for_reading(|| service.can_be_read()).map_err(io::Error::from).map_err(&give_up)?;

@@ -6,7 +6,7 @@ use super::super::{control, observe::Observer, own_cost};
 use super::ServeError;
 use crate::apply::StateDir;
 use crate::export::ledger::Ledger;
-use crate::export::{Began, CountedVf, Hold, ProbeState, ProbeStatus, Source, SourceError, Status};
+use crate::export::{Began, CountedVf, Figures, Hold, ProbeState, ProbeStatus, Source, SourceError, Status};
 use crate::host::{HostRoot, read_topology, read_vf_counters};
 use crate::model::topology::{Guest, Topology};
 use crate::probes::irq_delivery::{Accepted, Signs};
@@ -46,7 +46,8 @@ struct Now {
 }
 
 impl Service {
-    pub(super) fn start(root: HostRoot, state: StateDir) -> Result<Self, ServeError> {
+    /// Loads and opens the probes. Of configurations that end, the figures of the last `keep` stay.
+    pub(super) fn start(root: HostRoot, state: StateDir, keep: usize) -> Result<Self, ServeError> {
         let looked = SystemTime::now();
         let mut topology = read_topology(&root);
         let mut observer = Observer::start(&root, &topology)?;
@@ -60,7 +61,7 @@ impl Service {
         let now = Now {
             observer,
             topology: Arc::new(topology),
-            ledger: Ledger::new(BASELINE),
+            ledger: Ledger::new(BASELINE, keep),
             look,
             renewals: 0,
             hold: None,
@@ -126,15 +127,9 @@ impl Service {
         if let Err(error) = told {
             tracing::warn!(%error, "the probes were not told of changed guests");
         }
-        let known = Arc::clone(&now.topology);
-        // A guest that was started anew since the look before begins with nothing.
-        let same = |guest: &&Guest| {
-            let identity = |guest: &Guest| (guest.name.clone(), guest.pid, guest.start_time);
-            known.guests.iter().any(|before| identity(before) == identity(guest))
-        };
-        let staying: BTreeSet<&str> =
-            topology.guests.iter().filter(same).map(|guest| guest.name.as_str()).collect();
-        now.ledger.keep_guests(|guest| staying.contains(guest));
+        let same = same_guests(&now.topology, &topology);
+        now.ledger.keep_guests(|guest| same.contains(guest));
+        drop(same);
         now.topology = topology;
         now.make_room(&self.root);
     }
@@ -169,15 +164,15 @@ impl Now {
 
     /// The figures, each under the configuration it was counted under. What a probe counts as lost is told from the
     /// start, with 0: a rate sees growth only from a value that was there.
-    fn labelled(&mut self) -> Result<Snapshot, SourceError> {
+    fn labelled(&mut self) -> Result<Figures, SourceError> {
         match self.read() {
             Ok(snapshot) => {
                 self.broken = None;
-                let mut snapshot = self.ledger.label(snapshot);
+                let mut figures = self.ledger.label(snapshot);
                 for (probe, cause) in self.observer.losses() {
-                    snapshot.lost.entry(format!("{probe}.{cause}")).or_default();
+                    figures.present.lost.entry(format!("{probe}.{cause}")).or_default();
                 }
-                Ok(snapshot)
+                Ok(figures)
             }
             Err(error) => {
                 self.broken = Some(error.to_string());
@@ -196,6 +191,7 @@ impl Now {
             probes: probes.collect(),
             topology: Some(Arc::clone(&self.topology)),
             began: self.began.clone(),
+            dropped_configs: self.ledger.dropped(),
             renewals: self.renewals,
             own: own_cost::read(),
         }
@@ -232,7 +228,12 @@ impl Now {
         match self.read() {
             Ok(snapshot) => {
                 tracing::info!(from = self.ledger.config(), to = config, "another configuration is in force");
+                if !self.ledger.has(config) {
+                    self.began.configs.insert(config.to_owned(), SystemTime::now());
+                }
                 self.ledger.switch(snapshot, config);
+                let ledger = &self.ledger;
+                self.began.configs.retain(|known, _| known == ledger.config() || ledger.has(known));
             }
             // Tried again at the next look: until then the counts go on under the former name.
             Err(error) => {
@@ -246,19 +247,30 @@ fn guests(topology: &Topology) -> BTreeSet<&str> {
     topology.guests.iter().map(|guest| guest.name.as_str()).collect()
 }
 
+/// Names under which the same process runs a guest as before. A guest that was started anew has its name alone in common
+/// with the former one, whose counts are not its own.
+fn same_guests<'a>(before: &Topology, after: &'a Topology) -> BTreeSet<&'a str> {
+    let there = |guest: &&Guest| {
+        let is_it =
+            |old: &Guest| (&old.name, old.pid, old.start_time) == (&guest.name, guest.pid, guest.start_time);
+        before.guests.iter().any(is_it)
+    };
+    after.guests.iter().filter(there).map(|guest| guest.name.as_str()).collect()
+}
+
 /// Since when the guests of `after` are counted, given when `before` was looked at.
 fn began(known: &Began, before: &Topology, after: &Topology, looked: SystemTime) -> Began {
-    let there =
-        |guest: &&Guest| before.guests.iter().any(|old| (&old.name, old.pid) == (&guest.name, guest.pid));
+    let same = same_guests(before, after);
     let since = |guest: &Guest| {
-        let since = if there(&guest) { known.guests.get(&guest.name).copied()? } else { looked };
+        let there = same.contains(guest.name.as_str());
+        let since = if there { known.guests.get(&guest.name).copied()? } else { looked };
         Some((guest.name.clone(), since))
     };
-    Began { probes: known.probes, guests: after.guests.iter().filter_map(since).collect() }
+    Began { guests: after.guests.iter().filter_map(since).collect(), ..known.clone() }
 }
 
 impl Source for Service {
-    fn snapshot(&self) -> Result<Snapshot, SourceError> {
+    fn figures(&self) -> Result<Figures, SourceError> {
         self.now().labelled()
     }
 
@@ -266,11 +278,11 @@ impl Source for Service {
         self.now().status()
     }
 
-    fn scrape(&self) -> (Result<Snapshot, SourceError>, Status) {
+    fn scrape(&self) -> (Result<Figures, SourceError>, Status) {
         // One lock for both: a configuration that comes into force meanwhile is in both, or in none.
         let mut now = self.now();
-        let snapshot = now.labelled();
-        (snapshot, now.status())
+        let figures = now.labelled();
+        (figures, now.status())
     }
 
     fn vf_counters(&self) -> Vec<CountedVf> {
@@ -340,11 +352,36 @@ mod tests {
         let first = topology(&[("a", 7)]);
         let second = topology(&[("a", 7), ("b", 8)]);
         let then = began(&start, &first, &second, at(10));
-        assert_eq!([then.of(Some("a")), then.of(Some("b")), then.of(None)], [1, 10, 1].map(at).map(Some));
+        assert_eq!(
+            [then.of(Some("a"), None), then.of(Some("b"), None), then.of(None, None)],
+            [1, 10, 1].map(at).map(Some)
+        );
         // It keeps its time while it runs, gets another when it is started anew, and is forgotten with its end.
         let later = began(&then, &second, &topology(&[("a", 9), ("b", 8)]), at(20));
-        assert_eq!([later.of(Some("a")), later.of(Some("b"))], [20, 10].map(at).map(Some));
+        assert_eq!([later.of(Some("a"), None), later.of(Some("b"), None)], [20, 10].map(at).map(Some));
         assert!(began(&later, &second, &topology(&[]), at(30)).guests.is_empty());
+        // Under a configuration that began later, nothing was counted before that.
+        let under = Began { configs: [("own".to_owned(), at(15))].into(), ..later };
+        for (guest, config, since) in
+            [(Some("a"), "own", 20), (Some("b"), "own", 15), (None, "own", 15), (None, "other", 1)]
+        {
+            assert_eq!(under.of(guest, Some(config)), Some(at(since)), "{guest:?} {config}");
+        }
+    }
+
+    #[test]
+    fn a_guest_is_the_same_while_its_process_is() {
+        let guests = |all: &[(&str, u32, u64)]| Topology {
+            guests: all
+                .iter()
+                .map(|(name, pid, start_time)| Guest { start_time: *start_time, ..guest(name, *pid) })
+                .collect(),
+            ..Topology::default()
+        };
+        let before = guests(&[("a", 7, 1), ("b", 8, 1), ("c", 9, 1), ("d", 10, 1)]);
+        // One runs on, one was started anew, one too with the same number, one has gone, one has come.
+        let after = guests(&[("a", 7, 1), ("b", 11, 2), ("c", 9, 2), ("e", 10, 1)]);
+        assert_eq!(same_guests(&before, &after), BTreeSet::from(["a"]));
     }
 
     fn guest(name: &str, pid: u32) -> Guest {

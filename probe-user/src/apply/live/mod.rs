@@ -19,17 +19,19 @@ use std::time::SystemTime;
 #[derive(Clone, Debug)]
 pub struct LiveHost {
     root: HostRoot,
-    /// CPUs online when it was made: some kernels take offline ones out of the mask of a thread.
-    online: CpuSet,
 }
 
 impl LiveHost {
     /// The host under `root`.
     #[must_use]
     pub fn new(root: HostRoot) -> Self {
-        let online = root.sys.join("devices/system/cpu/online");
-        let online = fs::read_to_string(online).ok().and_then(|text| text.parse().ok()).unwrap_or_default();
-        Self { root, online }
+        Self { root }
+    }
+
+    /// The CPUs that are online now: they come and go while a policy is kept. None when that cannot be read.
+    fn online(&self) -> CpuSet {
+        let online = self.root.sys.join("devices/system/cpu/online");
+        fs::read_to_string(online).ok().and_then(|text| text.parse().ok()).unwrap_or_default()
     }
 
     fn irq_dir(&self, irq: IrqNumber) -> PathBuf {
@@ -174,11 +176,14 @@ impl Host for LiveHost {
     }
 
     fn same(&self, target: &Target, asked: &Value, found: &Value) -> bool {
-        let trimmed = || {
-            let trimmed = asked.cpus().map(|asked| asked.intersection(&self.online));
-            matches!(target, Target::Thread(_)) && trimmed.as_ref() == found.cpus()
-        };
-        asked == found || trimmed()
+        if asked == found {
+            return true;
+        }
+        // Some kernels take offline CPUs out of the mask of a thread.
+        match (target, asked.cpus(), found.cpus()) {
+            (Target::Thread(_), Some(asked), Some(found)) => asked.intersection(&self.online()) == *found,
+            _ => false,
+        }
     }
 
     fn boot_id(&self) -> Result<String, TargetError> {
@@ -224,8 +229,9 @@ impl Host for LiveHost {
 
     fn initial_affinity(&self, irq: IrqNumber, default: &CpuSet) -> CpuSet {
         let text = |path: PathBuf| fs::read_to_string(path).ok();
-        let usable = default.intersection(&self.online);
-        let usable = if usable.is_empty() { self.online.clone() } else { usable };
+        let online = self.online();
+        let usable = default.intersection(&online);
+        let usable = if usable.is_empty() { online } else { usable };
         let node = text(self.irq_dir(irq).join("node")).and_then(|node| node.trim().parse::<u32>().ok());
         let local: Option<CpuSet> = node.and_then(|node| {
             text(self.root.sys.join(format!("devices/system/node/node{node}/cpulist")))?.parse().ok()
@@ -446,6 +452,33 @@ mod tests {
         assert_eq!(irqs.len(), 1);
         let vector = irqs[0].0.vector.unwrap();
         assert_eq!((vector.vf.to_string().as_str(), vector.slot), ("0000:01:10.0", 2));
+    }
+
+    #[test]
+    fn cpus_that_go_offline_and_come_back_are_known_at_once() {
+        let dir = tree(30, "x", "0-3");
+        let host = LiveHost::new(HostRoot::under(dir.path()));
+        let thread = Target::Thread(ThreadTarget {
+            pid: crate::model::Pid(1),
+            tid: Tid(1),
+            start_time: 5,
+            comm: "x".to_owned(),
+            role: crate::plan::Role::Host,
+        });
+        for (online, asked, found, same, initial) in [
+            ("0-3", "0-1,3", "0-1", false, "0-1,3"),
+            // The kernel takes offline CPUs out of a thread's mask, and gives them back.
+            ("0-2", "0-1,3", "0-1", true, "0-1"),
+            ("0-2", "0-1,3", "0-1,3", true, "0-1"),
+            ("0-2", "3", "0-2", false, "0-2"),
+            ("0-3", "0-1,3", "0-1", false, "0-1,3"),
+        ] {
+            fs::write(dir.path().join("sys/devices/system/cpu/online"), online).unwrap();
+            assert_eq!(host.same(&thread, &cpus(asked), &cpus(found)), same, "{online} {asked} {found}");
+            assert!(!host.same(&Target::DefaultAffinity, &cpus("0-1,3"), &cpus("0-1")));
+            let born = host.initial_affinity(IrqNumber(30), &asked.parse().unwrap());
+            assert_eq!(born.to_string(), initial, "{online} {asked}");
+        }
     }
 
     #[test]

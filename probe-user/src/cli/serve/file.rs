@@ -28,6 +28,7 @@ pub(super) struct File {
     pub(super) listen: Option<String>,
     pub(super) fold: Option<Fold>,
     pub(super) bounds: Option<Bounds>,
+    pub(super) keep_configs: Option<u8>,
     pub(super) policy: Option<PathBuf>,
     pub(super) dry_run: Option<bool>,
     pub(super) web_config: Option<PathBuf>,
@@ -44,6 +45,7 @@ struct Text {
     listen: Option<String>,
     fold: Option<Vec<Spanned<String>>>,
     bounds: Option<Spanned<String>>,
+    keep_configs: Option<u8>,
     policy: Option<PathBuf>,
     dry_run: Option<bool>,
     web_config: Option<PathBuf>,
@@ -61,6 +63,7 @@ pub(super) fn parse(text: &str) -> Result<File, NotAFile> {
         listen,
         fold,
         bounds,
+        keep_configs,
         policy,
         dry_run,
         web_config,
@@ -81,6 +84,7 @@ pub(super) fn parse(text: &str) -> Result<File, NotAFile> {
         listen,
         fold: fold.transpose()?,
         bounds: bounds.map(|text| value("bounds", &text, Bounds::from_str, at)).transpose()?,
+        keep_configs,
         policy,
         dry_run,
         web_config,
@@ -147,12 +151,13 @@ mod tests {
 
     #[test]
     fn a_full_file() {
-        let text = "listen = \"[::]:9\"\nfold = [\"vcpu\", \"slot\"]\nbounds = \"fine\"\npolicy = \"p\"\ndry-run = true\nweb-config = \"w\"\n\
+        let text = "listen = \"[::]:9\"\nfold = [\"vcpu\", \"slot\"]\nbounds = \"fine\"\nkeep-configs = 2\npolicy = \"p\"\ndry-run = true\nweb-config = \"w\"\n\
                     log-format = \"json\"\nstate-dir = \"/s\"\nquiet = false\nverbose = 2\ncolor = \"never\"\n";
         let file = File {
             listen: Some("[::]:9".to_owned()),
             fold: Some(Fold([FoldLabel::Slot, FoldLabel::Vcpu].into())),
             bounds: Some(Bounds::Fine),
+            keep_configs: Some(2),
             policy: Some("p".into()),
             dry_run: Some(true),
             web_config: Some("w".into()),
@@ -181,6 +186,7 @@ mod tests {
             ("color = \"red\"\n", 1, "color: \"red\" is none of auto, always, never"),
             ("quiet = true\nverbose = 1\n", 2, "verbose: not together with quiet"),
             ("verbose = -1\n", 1, "invalid value"),
+            ("\nkeep-configs = 256\n", 2, "invalid value"),
             ("[serve]\n", 1, "unknown field `serve`"),
             ("listen\n", 1, ""),
         ] {

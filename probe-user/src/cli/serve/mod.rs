@@ -9,6 +9,7 @@ use crate::app::serve::{self, Options, Reread, ServeError};
 use crate::apply::StateDir;
 use crate::export::bounds::Bounds;
 use crate::export::families::FoldLabel;
+use crate::export::ledger::KEEP;
 use crate::export::{DEFAULT_LISTEN, ExportError};
 use crate::host::HostRoot;
 use settings::{Settings, SettingsError};
@@ -31,6 +32,10 @@ pub struct Args {
     /// Bounds of the histograms: coarse (14), normal (27) or fine (105); counts are exact at each [default: normal]
     #[arg(long, value_name = "SET")]
     bounds: Option<Bounds>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8), help = format!(
+        "Keep the figures of the last N configurations that have ended, beside the baseline's; each adds as much again to a scrape [default: {KEEP}]"
+    ))]
+    keep_configs: Option<u8>,
     /// Keep this policy in force while serving (docs/policy.md); SIGHUP reads it again
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
@@ -55,6 +60,7 @@ pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
         state: StateDir::new(settings.globals.state_dir()),
         policy: settings.policy.clone(),
         mode: if settings.dry_run { Mode::Tell } else { Mode::Keep },
+        keep_configs: settings.keep_configs,
         web_config: settings.web_config.clone(),
     };
     match serve::run(HostRoot::live(), options, reread(globals.clone(), args.clone(), settings)) {

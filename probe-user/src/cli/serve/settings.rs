@@ -6,6 +6,7 @@ use super::file::{self, File, NotAFile};
 use crate::app::serve::Shape;
 use crate::export::DEFAULT_LISTEN;
 use crate::export::families::Fold;
+use crate::export::ledger::KEEP;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -23,6 +24,7 @@ pub(super) enum SettingsError {
 pub(super) struct Settings {
     pub(super) listen: String,
     pub(super) shape: Shape,
+    pub(super) keep_configs: usize,
     pub(super) policy: Option<PathBuf>,
     pub(super) dry_run: bool,
     pub(super) web_config: Option<PathBuf>,
@@ -45,7 +47,8 @@ impl Settings {
 
     /// `folder` is where the file's own paths start.
     fn of(globals: &Globals, args: &Args, file: File, folder: &Path) -> Self {
-        let Args { config: _, listen, fold, bounds, policy, dry_run, web_config, log_format } = args;
+        let Args { config: _, listen, fold, bounds, keep_configs, policy, dry_run, web_config, log_format } =
+            args;
         let Globals { quiet, verbose, color, state_dir } = globals.clone();
         let told = quiet || verbose > 0;
         let fold = if fold.is_empty() { file.fold } else { Some(Fold(fold.iter().copied().collect())) };
@@ -61,6 +64,7 @@ impl Settings {
                 fold: fold.unwrap_or_default(),
                 bounds: bounds.or(file.bounds).unwrap_or_default(),
             },
+            keep_configs: keep_configs.or(file.keep_configs).map_or(KEEP, usize::from),
             policy: policy.clone().or_else(|| file.policy.map(|path| folder.join(path))),
             dry_run: *dry_run || file.dry_run.unwrap_or(false),
             web_config: web_config.clone().or_else(|| file.web_config.map(|path| folder.join(path))),
@@ -71,10 +75,11 @@ impl Settings {
 
     /// The keys in which `other` differs and which are only heeded at the start.
     pub(super) fn fixed(&self, other: &Self) -> Vec<&'static str> {
-        let Self { listen, shape: _, policy, dry_run, web_config, log_format, globals } = self;
+        let Self { listen, shape: _, keep_configs, policy, dry_run, web_config, log_format, globals } = self;
         let Globals { quiet, verbose, color, state_dir } = globals;
         let differs = [
             ("listen", *listen != other.listen),
+            ("keep-configs", *keep_configs != other.keep_configs),
             ("policy", *policy != other.policy),
             ("dry-run", *dry_run != other.dry_run),
             ("web-config", *web_config != other.web_config),
@@ -106,21 +111,22 @@ mod tests {
     fn flags_win_over_the_file_and_the_file_over_defaults() {
         let none = settings(&[], "");
         assert_eq!((none.listen.as_str(), none.shape.clone()), (DEFAULT_LISTEN, Shape::default()));
+        assert_eq!(none.keep_configs, KEEP);
         assert_eq!(none.globals.state_dir(), Path::new(DEFAULT_STATE_DIR));
-        let text = "listen = \"a:1\"\nfold = [\"slot\"]\nbounds = \"fine\"\npolicy = \"p.toml\"\nweb-config = \"/w.yml\"\nlog-format = \"json\"\n\
+        let text = "listen = \"a:1\"\nfold = [\"slot\"]\nbounds = \"fine\"\nkeep-configs = 9\npolicy = \"p.toml\"\nweb-config = \"/w.yml\"\nlog-format = \"json\"\n\
                     verbose = 2\ncolor = \"always\"\nstate-dir = \"/s\"\n";
         let file = settings(&[], text);
         assert_eq!((file.listen.as_str(), file.shape.bounds), ("a:1", Bounds::Fine));
-        assert_eq!(file.shape.fold, Fold([FoldLabel::Slot].into()));
+        assert_eq!((file.shape.fold, file.keep_configs), (Fold([FoldLabel::Slot].into()), 9));
         assert_eq!(file.policy.as_deref(), Some(Path::new("/etc/vfprobe/p.toml")));
         assert_eq!(file.web_config.as_deref(), Some(Path::new("/w.yml")));
         assert_eq!(file.log_format, log::Format::Json);
         assert_eq!((file.globals.verbose, file.globals.color()), (2, ColorChoice::Always));
         assert_eq!(file.globals.state_dir(), Path::new("/s"));
-        let flags = "--listen b:2 --fold vcpu --bounds normal --policy q --web-config v --log-format text -q --color auto --state-dir /run/vfprobe";
+        let flags = "--listen b:2 --fold vcpu --bounds normal --keep-configs 0 --policy q --web-config v --log-format text -q --color auto --state-dir /run/vfprobe";
         let both = settings(&flags.split(' ').collect::<Vec<_>>(), text);
         assert_eq!((both.listen.as_str(), both.shape.bounds), ("b:2", Bounds::Normal));
-        assert_eq!(both.shape.fold, Fold([FoldLabel::Vcpu].into()));
+        assert_eq!((both.shape.fold, both.keep_configs), (Fold([FoldLabel::Vcpu].into()), 0));
         assert_eq!(both.policy.as_deref(), Some(Path::new("q")));
         assert_eq!(both.web_config.as_deref(), Some(Path::new("v")));
         assert_eq!(both.log_format, log::Format::Text);
@@ -137,6 +143,8 @@ mod tests {
             ("bounds = \"fine\"\nfold = [\"slot\"]\n", &[]),
             ("listen = \"127.0.0.1:19817\"\n", &[]),
             ("listen = \"a:1\"\npolicy = \"p\"\n", &["listen", "policy"]),
+            ("keep-configs = 4\n", &[]),
+            ("keep-configs = 5\n", &["keep-configs"]),
             ("web-config = \"w\"\n", &["web-config"]),
             ("dry-run = true\n", &["dry-run"]),
             (

@@ -106,6 +106,13 @@ pub(super) const ROWS: &[Metric] = &[
     ),
     own("vfprobe_config_info", Kind::Info, Unit::None, &["config"], "The configuration in force"),
     own(
+        "vfprobe_configs_dropped_total",
+        Kind::Counter,
+        Unit::None,
+        &[],
+        "Times that the figures of a configuration were dropped because as many as are kept have ended since",
+    ),
+    own(
         "vfprobe_config_settings",
         Kind::Gauge,
         Unit::None,

@@ -357,6 +357,25 @@ pub(crate) mod bpf {
 mod tests {
     use super::*;
 
+    /// Of a trace of VMX that was published (linux-kernel, 30 March 2023, message
+    /// ea3a8fbc-2bf8-7442-e498-3e5818384c83@grsecurity.net): reasons, `intr_info` beside them, and the vectors that these
+    /// are (arch/x86/include/asm/irq_vectors.h: call function single, irq work).
+    #[test]
+    fn host_vectors_of_a_trace_of_vmx() {
+        const CALL_FUNCTION_SINGLE: u32 = 0xfb;
+        const IRQ_WORK: u32 = 0xf6;
+        const CR_ACCESS: u32 = 28;
+        const MSR_WRITE: u32 = 32;
+        for (reason, info, expected) in [
+            (EXTERNAL_INTERRUPT, 0x8000_00fb, Some(CALL_FUNCTION_SINGLE)),
+            (EXTERNAL_INTERRUPT, 0x8000_00f6, Some(IRQ_WORK)),
+            (CR_ACCESS, 0, None),
+            (MSR_WRITE, 0, None),
+        ] {
+            assert_eq!(host_vector(ISA_VMX, reason, info), expected, "{reason} {info:#x}");
+        }
+    }
+
     #[test]
     fn host_vectors_of_exits() {
         for (isa, reason, info, expected) in [

@@ -16,7 +16,7 @@ pub mod vcpu_sched;
 pub mod vectors;
 pub mod vm_exit;
 
-pub use facts::KernelFacts;
+pub use facts::{Hidden, KernelFacts};
 pub use hook::{Hook, Role, Variant};
 
 use crate::model::path::Paths;

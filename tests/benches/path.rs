@@ -2,7 +2,8 @@
 //! guest's tap and is read there. Needs root.
 //!
 //! Everything is compared within one run, in turn, on the same load; nothing is asserted. Beside vfprobe: a capture of the
-//! same events by tracefs (a record for each packet and event), and bpftrace with the same histograms, where it is installed.
+//! same events by tracefs (a record for each packet and event), and, where it is installed, bpftrace with the same
+//! histograms and with a line for each packet and event. What their readers take in user space is not in the figures.
 
 #![expect(clippy::unwrap_used, reason = "a bench fails with the place")]
 
@@ -12,7 +13,7 @@ use probe_user::model::nic::PathKind;
 use probe_user::model::path::{PathDevice, PathRole, Paths};
 use probe_user::model::topology::Topology;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -48,6 +49,13 @@ tracepoint:skb:kfree_skb /@t[args->skbaddr]/ { delete(@t[args->skbaddr]); delete
 BEGIN { printf(\"ready\\n\"); }
 ";
 
+/// A line for each event with the packet's address, the CPU and the time: what pwru gives, of the same points.
+const LINES: &str = "\
+tracepoint:net:netif_receive_skb,tracepoint:net:net_dev_queue,tracepoint:net:net_dev_start_xmit,tracepoint:net:net_dev_xmit,\
+tracepoint:skb:consume_skb,tracepoint:skb:kfree_skb { printf(\"%llx %d %llu %s\\n\", args->skbaddr, cpu, nsecs, probe); }
+BEGIN { printf(\"ready\\n\"); }
+";
+
 /// Who looks on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Observed {
@@ -57,10 +65,12 @@ enum Observed {
     Every,
     Tracefs,
     Bpftrace,
+    Lines,
 }
 
 impl Observed {
-    const ALL: [Self; 5] = [Self::Nobody, Self::Sampled, Self::Every, Self::Tracefs, Self::Bpftrace];
+    const ALL: [Self; 6] =
+        [Self::Nobody, Self::Sampled, Self::Every, Self::Tracefs, Self::Bpftrace, Self::Lines];
 
     fn name(self) -> &'static str {
         match self {
@@ -69,6 +79,7 @@ impl Observed {
             Self::Every => "vfprobe, every packet",
             Self::Tracefs => "tracefs, an event each",
             Self::Bpftrace => "bpftrace, histograms",
+            Self::Lines => "bpftrace, a line each",
         }
     }
 }
@@ -147,13 +158,16 @@ impl Rig {
                 }
                 Running::Tracefs(dir)
             }
-            Observed::Bpftrace => {
+            Observed::Bpftrace | Observed::Lines => {
+                let program = if by == Observed::Lines { LINES } else { BPFTRACE };
                 let mut command = Command::new("bpftrace");
-                command.args(["-e", BPFTRACE]).stdout(Stdio::piped()).stderr(Stdio::null());
+                command.args(["-e", program]).stdout(Stdio::piped()).stderr(Stdio::null());
                 let mut child = command.spawn().ok()?;
-                let ready =
-                    BufReader::new(child.stdout.take()?).lines().map_while(Result::ok).any(|l| l == "ready");
+                let mut output = BufReader::new(child.stdout.take()?);
                 let running = Running::Bpftrace(child);
+                let ready = output.by_ref().lines().map_while(Result::ok).any(|l| l == "ready");
+                // A reader that takes all, until the end of it.
+                std::thread::spawn(move || std::io::copy(&mut output, &mut std::io::sink()));
                 return ready.then_some(running);
             }
         })

@@ -159,6 +159,16 @@ pub enum StatusError {
     Host(#[from] TargetError),
 }
 
+/// Names of the configurations in force as the journal has them, which takes no look at what they have set; `None` while one is
+/// being applied or undone. Takes no lock.
+///
+/// # Errors
+/// [`StatusError`] when the journal cannot be read.
+pub(super) fn settled(root: &HostRoot, state: &StateDir) -> Result<Option<Vec<String>>, StatusError> {
+    let boot_id = LiveHost::new(root.clone()).boot_id()?;
+    Ok(apply::settled(&state.load()?, &boot_id))
+}
+
 /// The configuration in force beside what is found on the host; `None` when there is none. Takes no lock.
 ///
 /// # Errors

@@ -108,6 +108,9 @@ impl Observer {
         self.window = Window { from_ns, until_ns: from_ns.saturating_add(length) };
         self.loaded.open(self.window)?;
         std::thread::sleep(Duration::from_nanos(from_ns.saturating_sub(monotonic_ns())));
+        if let Some(cpu_time) = &mut self.cpu_time {
+            cpu_time.open(&self.root);
+        }
         Ok(self.window)
     }
 
@@ -117,6 +120,9 @@ impl Observer {
     /// When the window cannot be written.
     pub fn close(&mut self) -> Result<(), ReadError> {
         self.window.until_ns = self.window.until_ns.min(monotonic_ns());
+        if let Some(cpu_time) = &mut self.cpu_time {
+            cpu_time.close(&self.root);
+        }
         self.loaded.open(self.window)
     }
 
@@ -134,6 +140,9 @@ impl Observer {
     /// When a map cannot be written.
     pub fn update(&mut self, topology: &Topology) -> Result<(), ReadError> {
         self.loaded.set_owners(&owners(topology))?;
+        if let Some(cpu_time) = &mut self.cpu_time {
+            cpu_time.update(topology);
+        }
         self.follow_paths(read_paths(&self.root, topology))
     }
 
@@ -169,9 +178,10 @@ impl Observer {
         self.loaded.follow_at_most(None)
     }
 
-    /// From now on snapshots tell what CPU time the guests' threads took since. It takes reading a file of each thread.
+    /// From the next window on snapshots tell what CPU time the guests' threads took within it. It takes reading a file of
+    /// each thread.
     pub fn count_cpu_time(&mut self, topology: &Topology) {
-        self.cpu_time = Some(CpuTime::start(&self.root, topology));
+        self.cpu_time = Some(CpuTime::of(topology));
     }
 
     /// Whether something has changed that a controller acts on; always the same where that cannot be observed.
@@ -234,7 +244,7 @@ impl Observer {
         snapshot.series.retain(|series| series.labels.get("guest") != Some(&gone));
         snapshot.counters.retain(|counter| counter.labels.get("guest") != Some(&gone));
         if let Some(cpu_time) = &self.cpu_time {
-            snapshot.counters.extend(cpu_time.counters(&self.root, topology));
+            snapshot.counters.extend(cpu_time.counters(&self.root));
         }
         for (probe, cause, times) in self.loaded.lost()? {
             snapshot.lost.insert(format!("{probe}.{cause}"), times);

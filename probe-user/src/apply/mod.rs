@@ -28,4 +28,4 @@ pub use rollback::{RollbackOptions, rollback};
 pub use state::{StateDir, StateLock};
 pub use transaction::{Applied, Options, Skipped, apply};
 pub use undo::{Outcome, RollbackReport, Undone};
-pub use verify::{Check, InForce, Left, Reality, verify};
+pub use verify::{Check, InForce, Left, Reality, settled, verify};

@@ -3,7 +3,7 @@
 use super::memory::{Event, Killed, MemoryHost, Slot};
 use super::{
     Applied, ApplyError, Options, Outcome, RollbackOptions, RollbackReport, StateDir, apply, release_gone,
-    rollback, verify,
+    rollback, settled, verify,
 };
 use crate::model::{CpuId, CpuSet, IrqNumber, Knob, Pid, Tid, Value, VcpuId};
 use crate::plan::{IrqTarget, Need, PLAN_SCHEMA, Plan, Role, Step, Target, TargetKey, ThreadTarget};
@@ -94,7 +94,16 @@ impl Bench {
     }
 
     fn holds(&self) -> Option<bool> {
-        verify(&self.host, &self.state().load().unwrap(), "").map(|in_force| in_force.holds())
+        let journal = self.state().load().unwrap();
+        let found = verify(&self.host, &journal, "");
+        // The journal alone says the same of what is in force.
+        let expected = match &found {
+            None => Some(Vec::new()),
+            Some(found) => found.settled.then(|| found.configs.clone()),
+        };
+        assert_eq!(settled(&journal, ""), expected);
+        assert_eq!(settled(&journal, "of another boot"), Some(Vec::new()));
+        found.map(|in_force| in_force.holds())
     }
 
     fn value(&self, target: &Target) -> String {

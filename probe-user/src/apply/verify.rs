@@ -111,19 +111,13 @@ impl InForce {
 /// Compares the host with a journal; `None` when nothing is in force: the journal is empty, undone or of another boot.
 #[must_use]
 pub fn verify(host: &dyn Host, journal: &Journal, boot_id: &str) -> Option<InForce> {
-    let last = journal.open().next_back()?;
-    if last.begin.boot_id != boot_id {
-        return None;
-    }
+    let last = journal.open().next_back().filter(|last| last.begin.boot_id == boot_id)?;
     let latest = latest(journal);
     let mut guests: Vec<String> = latest.iter().flat_map(|begin| begin.guests.clone()).collect();
     guests.sort();
     guests.dedup();
-    let mut configs: Vec<String> = journal.open().map(|t| t.begin.config.clone()).collect();
-    // A policy that is kept goes on under its name.
-    configs.dedup();
     Some(InForce {
-        configs,
+        configs: configs(journal),
         guests,
         guarded: latest.iter().fold(CpuSet::new(), |all, begin| all.union(&begin.guarded)),
         since: last.begin.unix_time,
@@ -131,6 +125,25 @@ pub fn verify(host: &dyn Host, journal: &Journal, boot_id: &str) -> Option<InFor
         checks: journal.standing().iter().map(|standing| check(host, standing)).collect(),
         left: left(host, journal),
     })
+}
+
+/// Names of the configurations in force by the journal alone, oldest first, none of another boot; `None` while one is being
+/// applied or undone, or that was cut short.
+#[must_use]
+pub fn settled(journal: &Journal, boot_id: &str) -> Option<Vec<String>> {
+    let of_this_boot = journal.open().next_back().is_some_and(|last| last.begin.boot_id == boot_id);
+    match (of_this_boot, journal.is_settled()) {
+        (false, _) => Some(Vec::new()),
+        (true, true) => Some(configs(journal)),
+        (true, false) => None,
+    }
+}
+
+fn configs(journal: &Journal) -> Vec<String> {
+    let mut configs: Vec<String> = journal.open().map(|t| t.begin.config.clone()).collect();
+    // A policy that is kept goes on under its name.
+    configs.dedup();
+    configs
 }
 
 /// The last head of each configuration: a policy that is kept goes on for those guests that are there.

@@ -206,6 +206,9 @@ impl<'a> Families<'a> {
             let up = f64::from(u8::from(probe.state == ProbeState::Running));
             self.own("vfprobe_probe_up", [name], up);
             self.own("vfprobe_probe_info", [name, probe.state.as_str(), probe.reason.as_str()], 1.0);
+            if probe.state == ProbeState::Running {
+                self.own("vfprobe_probe_missing_hooks", [name], probe.missing as f64);
+            }
             if let Some(ns) = probe.run_ns {
                 self.own("vfprobe_probe_run_seconds_total", [name], seconds(ns));
             }

@@ -1,43 +1,43 @@
 //! The HTTP edge: `/metrics`, `/healthz` and a landing page; nothing that changes the host.
 //!
-//! Who gets in is decided by `web`. One request per connection, each connection with a deadline, and a bounded number of them: when a new client finds
-//! all places taken, the connection that has been open longest gives way. A scrape takes milliseconds, so it is the
-//! idle and the slow that go, and they cannot keep others out.
+//! Who gets in is decided by `web`. One request per connection, each connection with a deadline, and a bounded number of
+//! them: who gives way when a new client finds all places taken is decided by `places`. What is sent is in `body`.
 
 use super::{
     ExportError, Exporter,
+    body::Answer,
     negotiate::{self, Coding, Format},
-    openmetrics, pages, prometheus, protobuf,
+    openmetrics, pages,
+    places::{Admitted, Peer, Places},
+    prometheus, protobuf,
     web::Web,
 };
 use bytes::Bytes;
-use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
     body::Incoming,
     header::{
-        ACCEPT, ACCEPT_ENCODING, ALLOW, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue, VARY,
-        WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+        ACCEPT, ACCEPT_ENCODING, ALLOW, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER,
+        VARY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
     },
     server::conn::http1,
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::{
-    collections::VecDeque,
     convert::Infallible,
     future::{Future, poll_fn},
     io,
+    net::SocketAddr,
     pin::pin,
     sync::Arc,
     task::Poll,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::watch,
-    task::{AbortHandle, JoinSet},
     time::timeout,
 };
 
@@ -59,6 +59,8 @@ pub struct Limits {
     pub head: Duration,
     /// Time for a whole connection, answer included.
     pub total: Duration,
+    /// When all places are taken, time for an answer before its connection is one that may give way.
+    pub patience: Duration,
     /// Time that answers under way get to finish when the server stops.
     pub drain: Duration,
 }
@@ -70,6 +72,8 @@ impl Default for Limits {
             head: Duration::from_secs(5),
             // Prometheus gives up after 10 s unless told otherwise.
             total: Duration::from_secs(15),
+            // A scrape takes milliseconds; on a busy host some hundreds.
+            patience: Duration::from_secs(2),
             drain: Duration::from_secs(1),
         }
     }
@@ -97,11 +101,11 @@ pub fn adopt(listeners: Vec<std::net::TcpListener>) -> Result<Vec<TcpListener>, 
 }
 
 /// The next connection on any of some sockets.
-async fn accept(listeners: &[TcpListener]) -> io::Result<TcpStream> {
+async fn accept(listeners: &[TcpListener]) -> io::Result<(TcpStream, SocketAddr)> {
     poll_fn(|context| {
         let mut polled = listeners.iter().map(|listener| listener.poll_accept(context));
         match polled.find(Poll::is_ready) {
-            Some(Poll::Ready(accepted)) => Poll::Ready(accepted.map(|(stream, _)| stream)),
+            Some(Poll::Ready(accepted)) => Poll::Ready(accepted),
             _ => Poll::Pending,
         }
     })
@@ -118,15 +122,18 @@ pub async fn serve(
     stop: impl Future<Output = ()>,
 ) {
     let mut stop = pin!(stop);
-    let mut clients = Clients::default();
+    let mut clients = Places::default();
     loop {
         tokio::select! {
             () = &mut stop => break,
             Some(_) = clients.tasks.join_next() => {}
             accepted = accept(&listeners) => match accepted {
-                Ok(stream) => {
-                    let web = Arc::clone(&web.borrow());
-                    clients.add(client(stream, web, Arc::clone(&exporter), limits), limits.connections);
+                Ok((stream, address)) => {
+                    let (web, exporter) = (Arc::clone(&web.borrow()), Arc::clone(&exporter));
+                    let peer = Peer::from(address.ip());
+                    clients.add(peer, limits.connections, limits.patience, |admitted| {
+                        client(stream, Door { web, exporter, peer, admitted }, limits)
+                    });
                 }
                 Err(error) if of_the_client(&error) => tracing::debug!(%error, "client gone before it was accepted"),
                 Err(error) => {
@@ -143,24 +150,13 @@ pub async fn serve(
     }
 }
 
-/// Open connections, the oldest first.
-#[derive(Default)]
-struct Clients {
-    tasks: JoinSet<()>,
-    by_age: VecDeque<AbortHandle>,
-}
-
-impl Clients {
-    fn add(&mut self, client: impl Future<Output = ()> + Send + 'static, most: usize) {
-        self.by_age.retain(|handle| !handle.is_finished());
-        if self.by_age.len() >= most
-            && let Some(oldest) = self.by_age.pop_front()
-        {
-            tracing::debug!(most, "too many connections; the oldest gives way");
-            oldest.abort();
-        }
-        self.by_age.push_back(self.tasks.spawn(client));
-    }
+/// What a connection is treated by.
+#[derive(Clone)]
+struct Door {
+    web: Arc<Web>,
+    exporter: Arc<Exporter>,
+    peer: Peer,
+    admitted: Admitted,
 }
 
 fn of_the_client(error: &io::Error) -> bool {
@@ -168,11 +164,11 @@ fn of_the_client(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
 }
 
-async fn client(stream: TcpStream, web: Arc<Web>, exporter: Arc<Exporter>, limits: Limits) {
+async fn client(stream: TcpStream, door: Door, limits: Limits) {
     let work = async {
-        let Some(tls) = web.tls().cloned() else { return talk(stream, web, exporter, limits).await };
+        let Some(tls) = door.web.tls().cloned() else { return talk(stream, door, limits).await };
         match timeout(limits.head, tls.accept(stream)).await {
-            Ok(Ok(stream)) => talk(stream, web, exporter, limits).await,
+            Ok(Ok(stream)) => talk(stream, door, limits).await,
             Ok(Err(error)) => tracing::debug!(%error, "no TLS with a client"),
             Err(_) => tracing::debug!("a handshake took too long and was cut"),
         }
@@ -183,15 +179,10 @@ async fn client(stream: TcpStream, web: Arc<Web>, exporter: Arc<Exporter>, limit
 }
 
 /// One request and its answer.
-async fn talk(
-    stream: impl AsyncRead + AsyncWrite + Unpin,
-    web: Arc<Web>,
-    exporter: Arc<Exporter>,
-    limits: Limits,
-) {
+async fn talk(stream: impl AsyncRead + AsyncWrite + Unpin, door: Door, limits: Limits) {
     let service = service_fn(move |request| {
-        let (exporter, web) = (Arc::clone(&exporter), Arc::clone(&web));
-        async move { Ok::<_, Infallible>(guarded(&web, &exporter, &request).await) }
+        let door = door.clone();
+        async move { Ok::<_, Infallible>(guarded(&door, &request).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -206,8 +197,10 @@ async fn talk(
 }
 
 /// The answer to who may have it; others learn nothing, not even which paths there are.
-async fn guarded(web: &Web, exporter: &Exporter, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-    let mut answer = if web.lets_in(request.headers()).await {
+async fn guarded(door: &Door, request: &Request<Incoming>) -> Response<Answer> {
+    let Door { web, exporter, peer, admitted } = door;
+    let mut answer = if web.lets_in(*peer, request.headers()).await {
+        admitted.get_or_init(Instant::now);
         answer(exporter, request).await
     } else {
         let mut refused = response(StatusCode::UNAUTHORIZED, PLAIN, "unauthorized\n");
@@ -220,7 +213,7 @@ async fn guarded(web: &Web, exporter: &Exporter, request: &Request<Incoming>) ->
     answer
 }
 
-async fn answer(exporter: &Exporter, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+async fn answer(exporter: &Exporter, request: &Request<Incoming>) -> Response<Answer> {
     let path = request.uri().path();
     if !matches!(path, "/" | "/metrics" | "/healthz") {
         return response(StatusCode::NOT_FOUND, PLAIN, "not found; try /metrics\n");
@@ -236,15 +229,18 @@ async fn answer(exporter: &Exporter, request: &Request<Incoming>) -> Response<Fu
         _ => landing(exporter).await,
     };
     answer.unwrap_or_else(|error| {
+        if matches!(error, ExportError::Busy) {
+            tracing::debug!(%error, "a scrape was refused");
+            let mut refused = response(StatusCode::SERVICE_UNAVAILABLE, PLAIN, format!("{error}\n"));
+            refused.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
+            return refused;
+        }
         tracing::error!(%error, path, "request failed");
         response(StatusCode::INTERNAL_SERVER_ERROR, PLAIN, format!("{error}\n"))
     })
 }
 
-async fn metrics(
-    exporter: &Exporter,
-    request: &Request<Incoming>,
-) -> Result<Response<Full<Bytes>>, ExportError> {
+async fn metrics(exporter: &Exporter, request: &Request<Incoming>) -> Result<Response<Answer>, ExportError> {
     let named = |name: HeaderName| {
         let values = request.headers().get_all(name).iter().filter_map(|value| value.to_str().ok());
         values.collect::<Vec<_>>().join(",")
@@ -256,7 +252,12 @@ async fn metrics(
         Format::OpenMetrics => openmetrics::CONTENT_TYPE,
         Format::Protobuf => protobuf::CONTENT_TYPE,
     };
-    let mut response = response(StatusCode::OK, content_type, exporter.metrics(format, coding).await?);
+    let (packed, length) = exporter.metrics(format).await?;
+    let answer = match coding {
+        Coding::Gzip => Answer::Whole(packed),
+        Coding::Identity => Answer::unpacked(packed, length),
+    };
+    let mut response = response_with(StatusCode::OK, content_type, answer);
     response.headers_mut().insert(VARY, HeaderValue::from_static("accept, accept-encoding"));
     if coding == Coding::Gzip {
         response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
@@ -264,18 +265,22 @@ async fn metrics(
     Ok(response)
 }
 
-async fn health(exporter: &Exporter) -> Result<Response<Full<Bytes>>, ExportError> {
+async fn health(exporter: &Exporter) -> Result<Response<Answer>, ExportError> {
     let status = exporter.status().await?;
     let code = if status.healthy() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     Ok(response(code, PLAIN, pages::health(&status)))
 }
 
-async fn landing(exporter: &Exporter) -> Result<Response<Full<Bytes>>, ExportError> {
+async fn landing(exporter: &Exporter) -> Result<Response<Answer>, ExportError> {
     Ok(response(StatusCode::OK, HTML, pages::landing(&exporter.status().await?)?))
 }
 
-fn response(code: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body.into()));
+fn response(code: StatusCode, content_type: &'static str, text: impl Into<Bytes>) -> Response<Answer> {
+    response_with(code, content_type, Answer::Whole(text.into()))
+}
+
+fn response_with(code: StatusCode, content_type: &'static str, answer: Answer) -> Response<Answer> {
+    let mut response = Response::new(answer);
     *response.status_mut() = code;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));

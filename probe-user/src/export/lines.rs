@@ -9,7 +9,7 @@ use super::{
     registry::Metric,
 };
 use crate::stats::Histogram;
-use std::fmt::{self, Write as _};
+use std::fmt::{self, Write};
 
 /// Writes histograms at some bounds.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ impl Histograms {
     /// All samples of a histogram: buckets, sum, count. `labels` is what [`labels`] makes.
     pub(super) fn write(
         &self,
-        text: &mut String,
+        text: &mut impl Write,
         name: &str,
         labels: &str,
         times: &Histogram,
@@ -35,8 +35,8 @@ impl Histograms {
         let comma = if labels.is_empty() { "" } else { "," };
         let start = format!("{name}_bucket{{{labels}{comma}le=\"");
         for (le, (_, count)) in self.le.iter().zip(self.bounds.cumulative(times)) {
-            text.push_str(&start);
-            text.push_str(le);
+            text.write_str(&start)?;
+            text.write_str(le)?;
             writeln!(text, "\"}} {count}")?;
         }
         let n = times.n();

@@ -4,6 +4,7 @@
 //! anything on the host. The way of a scrape: `http` -> `scrape` -> [`Source`] -> `families` -> `prometheus`, `openmetrics` or
 //! `protobuf`.
 
+mod body;
 pub mod bounds;
 pub mod families;
 pub mod http;
@@ -14,6 +15,7 @@ pub mod native;
 pub mod negotiate;
 pub mod openmetrics;
 pub mod pages;
+mod places;
 pub mod prometheus;
 pub mod protobuf;
 pub mod reference;
@@ -57,6 +59,9 @@ pub enum ExportError {
     /// The answer cannot be compressed.
     #[error("cannot compress the metrics")]
     Compress(#[source] std::io::Error),
+    /// Clients do not read what they have asked for.
+    #[error("answers that clients do not read take all the room there is; ask again later")]
+    Busy,
     /// A page cannot be put together.
     #[error("cannot write the page")]
     Page(#[from] askama::Error),

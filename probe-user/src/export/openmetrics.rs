@@ -11,7 +11,7 @@ use super::{
     registry::{Kind, Metric, Unit},
     source::Began,
 };
-use std::fmt::{self, Write as _};
+use std::fmt::{self, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The content type of [`text`].
@@ -22,7 +22,17 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 /// # Errors
 /// Never in practice: writing to a string does not fail.
 pub fn text(families: &[Family<'_>], bounds: Bounds, began: &Began) -> Result<String, fmt::Error> {
-    let (mut text, histograms) = (String::new(), Histograms::new(bounds));
+    let mut text = String::new();
+    write(&mut text, families, bounds, began)?;
+    Ok(text)
+}
+
+/// Writes what [`text`] gives.
+///
+/// # Errors
+/// When what is written to fails.
+pub fn write(text: &mut impl Write, families: &[Family<'_>], bounds: Bounds, began: &Began) -> fmt::Result {
+    let histograms = Histograms::new(bounds);
     for Family { metric, samples } in families {
         let name = family_name(metric);
         let kind = match metric.kind {
@@ -42,15 +52,14 @@ pub fn text(families: &[Family<'_>], bounds: Bounds, began: &Began) -> Result<St
             let labels = labels(metric, values)?;
             match sample {
                 Sample::Value(value) => writeln!(text, "{}{} {value}", metric.name, braced(&labels))?,
-                Sample::Histogram(times) => histograms.write(&mut text, name, &labels, times)?,
+                Sample::Histogram(times) => histograms.write(text, name, &labels, times)?,
             }
             if let Some(since) = families::since(metric, values, began).and_then(unix) {
                 writeln!(text, "{name}_created{} {since}", braced(&labels))?;
             }
         }
     }
-    text.push_str("# EOF\n");
-    Ok(text)
+    text.write_str("# EOF\n")
 }
 
 /// The family's name is without the ending that its samples have.

@@ -13,7 +13,7 @@ use super::{
     registry::{Kind, Metric},
 };
 use prometheus::{TextEncoder, proto};
-use std::fmt::Write as _;
+use std::fmt;
 
 /// The content type of [`text`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -23,7 +23,17 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// # Errors
 /// When the encoder refuses a family.
 pub fn text(families: &[Family<'_>], bounds: Bounds) -> Result<String, ExportError> {
-    let (mut text, histograms) = (String::new(), Histograms::new(bounds));
+    let mut text = String::new();
+    write(&mut text, families, bounds)?;
+    Ok(text)
+}
+
+/// Writes what [`text`] gives.
+///
+/// # Errors
+/// When the encoder refuses a family, or what is written to an end of it.
+pub fn write(text: &mut impl fmt::Write, families: &[Family<'_>], bounds: Bounds) -> Result<(), ExportError> {
+    let (mut few, histograms) = (String::new(), Histograms::new(bounds));
     for Family { metric, samples } in families {
         let mut plain = Vec::new();
         if metric.kind == Kind::Histogram {
@@ -34,7 +44,7 @@ pub fn text(families: &[Family<'_>], bounds: Bounds) -> Result<String, ExportErr
         for (values, sample) in samples {
             match sample {
                 Sample::Histogram(times) => {
-                    histograms.write(&mut text, metric.name, &labels(metric, values)?, times)?;
+                    histograms.write(text, metric.name, &labels(metric, values)?, times)?;
                 }
                 Sample::Value(value) => plain.push(plain_sample(metric, values, *value)),
             }
@@ -48,10 +58,12 @@ pub fn text(families: &[Family<'_>], bounds: Bounds) -> Result<String, ExportErr
                 _ => proto::MetricType::GAUGE,
             });
             proto.set_metric(plain);
-            TextEncoder::new().encode_utf8(&[proto], &mut text)?;
+            few.clear();
+            TextEncoder::new().encode_utf8(&[proto], &mut few)?;
+            text.write_str(&few)?;
         }
     }
-    Ok(text)
+    Ok(())
 }
 
 fn plain_sample(metric: &Metric, values: &Values<'_>, value: f64) -> proto::Metric {

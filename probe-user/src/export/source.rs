@@ -158,6 +158,8 @@ pub struct ProbeStatus {
     pub state: ProbeState,
     /// The hook in use, or why it does not run; one short phrase.
     pub reason: String,
+    /// Hooks that it runs without: what they would show is hidden.
+    pub missing: usize,
     /// Time its programs have run (ns); `None` unless the kernel keeps BPF statistics.
     pub run_ns: Option<u64>,
     /// How often its programs have run; `None` likewise.

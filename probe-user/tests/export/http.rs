@@ -8,7 +8,7 @@ use probe_user::export::{
     bounds::Bounds,
     families::{Fold, FoldLabel},
     http::{Limits, listen, serve},
-    negotiate::{Coding, Format},
+    negotiate::Format,
     web::Web,
 };
 use std::{
@@ -28,7 +28,8 @@ use tokio::{
 /// Far beyond what any of this takes.
 pub(crate) const HANG: Duration = Duration::from_secs(30);
 /// Limits that no test runs into unless it means to.
-pub(crate) const GENEROUS: Limits = Limits { connections: 64, head: HANG, total: HANG, drain: HANG };
+pub(crate) const GENEROUS: Limits =
+    Limits { connections: 64, head: HANG, total: HANG, patience: HANG, drain: HANG };
 
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
@@ -42,10 +43,14 @@ impl Server {
     }
 
     pub(crate) async fn guarded(source: Arc<dyn Source>, limits: Limits, web: Web) -> Self {
+        Self::of(Exporter::new(source, Fold::default(), Bounds::Normal), limits, web).await
+    }
+
+    async fn of(exporter: Exporter, limits: Limits, web: Web) -> Self {
         let listener = listen("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
-        let exporter = Arc::new(Exporter::new(source, Fold::default(), Bounds::Normal));
+        let exporter = Arc::new(exporter);
         let stopped = async { drop(stopped.await) };
         let (_, web) = watch::channel(Arc::new(web));
         let task = tokio::spawn(serve(vec![listener], exporter, web, limits, stopped));
@@ -160,10 +165,16 @@ async fn what_is_compressed_is_the_same() {
 #[tokio::test]
 async fn the_shape_can_change_between_scrapes() {
     let exporter = Exporter::new(MadeUp::usual(), Fold::default(), Bounds::Normal);
-    let buckets = |text: &[u8]| String::from_utf8_lossy(text).matches("vm_exit_seconds_bucket").count();
-    assert_eq!(buckets(&exporter.metrics(Format::Text, Coding::Identity).await.unwrap()), 2 * 28);
+    let buckets = async || {
+        let (packed, length) = exporter.metrics(Format::Text).await.unwrap();
+        let mut text = String::new();
+        flate2::read::GzDecoder::new(packed.as_ref()).read_to_string(&mut text).unwrap();
+        assert_eq!(text.len() as u64, length);
+        text.matches("vm_exit_seconds_bucket").count()
+    };
+    assert_eq!(buckets().await, 2 * 28);
     exporter.reform(Fold([FoldLabel::Vcpu].into()), Bounds::Coarse);
-    assert_eq!(buckets(&exporter.metrics(Format::Text, Coding::Identity).await.unwrap()), 15);
+    assert_eq!(buckets().await, 15);
 }
 
 #[tokio::test]
@@ -250,9 +261,71 @@ async fn slow_clients_keep_nobody_out() {
     server.stop().await;
 }
 
+/// Until a condition holds.
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    let holds = async {
+        while !holds() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(HANG, holds).await.unwrap_or_else(|_| panic!("{what}"));
+}
+
+/// A client of another address, which has sent a request.
+async fn other(server: &Server, address: [u8; 4], request: &[u8]) -> TcpStream {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind((address, 0).into()).unwrap();
+    let mut stream = socket.connect(server.address).await.unwrap();
+    stream.write_all(request).await.unwrap();
+    stream
+}
+
+const SCRAPE: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: t\r\n\r\n";
+
+/// Connections by the hundred take no place from a scrape that is being answered.
 #[tokio::test]
-async fn a_client_that_does_not_read_is_cut() {
-    // An answer larger than what the sockets' buffers take.
+async fn a_scrape_outlasts_a_loop_of_connections() {
+    let source = MadeUp::usual();
+    let server = Server::start(source.clone(), Limits { connections: 4, ..GENEROUS }).await;
+    source.gate.set(false);
+    let mut scrape = server.connect().await;
+    scrape.write_all(SCRAPE).await.unwrap();
+    until("the scrape reads", || source.readings.load(Ordering::SeqCst) == 1).await;
+    for _ in 0..50 {
+        // The one that gives way is another of these.
+        let mut idle =
+            [server.connect().await, server.connect().await, server.connect().await, server.connect().await];
+        assert_eq!(read_to_close(&mut idle[0]).await, "");
+    }
+    source.gate.set(true);
+    assert_eq!(status_line(&read_to_close(&mut scrape).await), "HTTP/1.1 200 OK");
+    server.stop().await;
+}
+
+/// An address that holds all places has to give some up to others, and not to itself.
+#[tokio::test]
+async fn every_address_gets_its_share_of_places() {
+    let source = MadeUp::usual();
+    let server = Server::start(source.clone(), Limits { connections: 4, ..GENEROUS }).await;
+    source.gate.set(false);
+    let mut greedy = Vec::new();
+    for _ in 0..4 {
+        greedy.push(other(&server, [127, 0, 0, 2], SCRAPE).await);
+    }
+    until("one is being answered", || source.readings.load(Ordering::SeqCst) == 1).await;
+    let mut scrape = server.connect().await;
+    scrape.write_all(SCRAPE).await.unwrap();
+    // A place was taken from the greedy address, and it does not get that back, however often it comes.
+    for _ in 0..8 {
+        greedy.push(other(&server, [127, 0, 0, 2], SCRAPE).await);
+    }
+    source.gate.set(true);
+    assert_eq!(status_line(&read_to_close(&mut scrape).await), "HTTP/1.1 200 OK");
+    server.stop().await;
+}
+
+/// A source whose answer is larger than what the sockets' buffers take.
+fn large() -> Arc<MadeUp> {
     let mut snapshot = crate::made_up::snapshot();
     let template = snapshot.series[0].clone();
     for slot in 0..4000 {
@@ -260,7 +333,37 @@ async fn a_client_that_does_not_read_is_cut() {
         more.labels.insert("slot".to_owned(), slot.to_string());
         snapshot.series.push(more);
     }
-    let source = MadeUp::new(Ok(snapshot), crate::made_up::status());
+    MadeUp::new(Ok(snapshot), crate::made_up::status())
+}
+
+/// What clients ask for and do not read is bounded: beyond, there is a refusal that says when to come again.
+#[tokio::test]
+async fn answers_that_nobody_reads_are_bounded() {
+    let source = large();
+    let exporter = Exporter::new(source.clone(), Fold::default(), Bounds::Normal).with_room(1);
+    let server = Server::of(exporter, GENEROUS, Web::default()).await;
+    let mut first = server.connect().await;
+    first.write_all(SCRAPE).await.unwrap();
+    let mut begin = [0; 12];
+    first.read_exact(&mut begin).await.unwrap();
+    assert_eq!(&begin, b"HTTP/1.1 200");
+    for _ in 0..3 {
+        let refused = server.get("/metrics").await;
+        assert_eq!(status_line(&refused), "HTTP/1.1 503 Service Unavailable");
+        assert!(refused.contains("retry-after: 5\r\n"), "{refused}");
+    }
+    assert_eq!(source.readings.load(Ordering::SeqCst), 1);
+    assert_eq!(status_line(&server.get("/healthz").await), "HTTP/1.1 200 OK");
+    // It reads on, and then there is room again.
+    let rest = read_to_close(&mut first).await;
+    parse(body(&rest)).unwrap();
+    assert_eq!(status_line(&server.get("/metrics").await), "HTTP/1.1 200 OK");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_is_cut() {
+    let source = large();
     let limits = Limits { total: Duration::from_millis(1500), ..GENEROUS };
     let server = Server::start(source, limits).await;
     let mut stream = server.connect().await;

@@ -126,6 +126,7 @@ pub(crate) fn status() -> Status {
         name: name.to_owned(),
         state,
         reason: reason.to_owned(),
+        missing: 0,
         run_ns: None,
         runs: None,
     };

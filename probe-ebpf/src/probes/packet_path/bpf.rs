@@ -243,8 +243,10 @@ fn path_receive(ctx: RawTracePointContext) -> i32 {
     let len = read_field::<u32>(skb, &OFF_SKB_LEN).unwrap_or(0);
     // The link-layer header has been taken off by now (eth_type_trans).
     let counts = count(device, Point::Received, u64::from(len) + 14);
-    // A copy that macvlan made for it of a packet to many: what it was made of was seen at the device below.
+    // A copy that macvlan made for it of a packet to many: what it was made of was seen at the device below. A packet that
+    // had this address before has gone unseen.
     if device.is(Role::Macvtap) {
+        let _ = FLIGHT.remove(skb);
         return 0;
     }
     if !device.is(Role::Bridge) {

@@ -4,6 +4,7 @@
 //! Changes nothing on the host by itself; with a policy it lets a controller (`reconcile`) keep it.
 
 mod follow;
+mod journal;
 mod reload;
 mod service;
 
@@ -107,7 +108,7 @@ pub fn run(root: HostRoot, options: Options, reread: Reread) -> Result<(), Serve
         let web =
             web_config.as_deref().map(Web::read).transpose().map_err(ExportError::Web)?.unwrap_or_default();
         let reconciler = policy.map(|path| Reconciler::take(root.clone(), &state, path, mode)).transpose()?;
-        let service = Arc::new(Service::start(root, state, keep_configs)?);
+        let service = Arc::new(Service::start(root, state.clone(), keep_configs)?);
         let give_up = process("give up capabilities");
         let reading =
             privileges::for_reading(|| service.can_be_read()).map_err(io::Error::from).map_err(&give_up)?;
@@ -119,7 +120,7 @@ pub fn run(root: HostRoot, options: Options, reread: Reread) -> Result<(), Serve
         if !service_manager::started(&service.status()) {
             tracing::warn!("not ready: no probe runs, or one has failed");
         }
-        let follower = follow::start(Arc::clone(&service)).map_err(process("start a thread"))?;
+        let follower = follow::start(Arc::clone(&service), &state).map_err(process("follow the host"))?;
         // Whoever needs more has been started. This thread answers clients, and starts those that read the probes.
         privileges::keep(reading).map_err(io::Error::from).map_err(&give_up)?;
         tracing::debug!(kept = ?reading, "capabilities were given up");

@@ -4,6 +4,7 @@
 use super::super::reconcile::Observed;
 use super::super::{control, observe::Observer, own_cost};
 use super::ServeError;
+use super::journal::{Stamp, stamp};
 use crate::apply::StateDir;
 use crate::export::ledger::Ledger;
 use crate::export::{Began, CountedVf, Figures, Hold, ProbeState, ProbeStatus, Source, SourceError, Status};
@@ -24,6 +25,9 @@ const BASELINE: &str = "baseline";
 pub(super) struct Service {
     root: HostRoot,
     state: StateDir,
+    /// The journal at the last look at it; held during a look, so that one that began earlier does not come in later.
+    /// Taken before `now`.
+    journal: Mutex<Stamp>,
     now: Mutex<Now>,
 }
 
@@ -70,7 +74,7 @@ impl Service {
             broken: None,
             vf_problems: Vec::new(),
         };
-        let service = Self { root, state, now: Mutex::new(now) };
+        let service = Self { root, state, journal: Mutex::new(None), now: Mutex::new(now) };
         service.look_at_config();
         Ok(service)
     }
@@ -83,6 +87,31 @@ impl Service {
     /// Notes which configuration is in force and whether the host still is as it asks. One that is being applied or
     /// undone does not count yet.
     pub(super) fn look_at_config(&self) {
+        let mut seen = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        // What is written meanwhile is looked at again.
+        *seen = stamp(&self.state);
+        self.note_config();
+    }
+
+    /// The same if the journal was written since the last look and says that another configuration is in force.
+    pub(super) fn look_at_journal(&self) {
+        let mut seen = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = stamp(&self.state);
+        if *seen == found {
+            return;
+        }
+        match control::settled(&self.root, &self.state) {
+            Ok(settled) => {
+                *seen = found;
+                if settled.is_some_and(|configs| name(&configs) != self.now().ledger.config()) {
+                    self.note_config();
+                }
+            }
+            Err(error) => tracing::debug!(%error, "the journal cannot be read"),
+        }
+    }
+
+    fn note_config(&self) {
         let in_force = match control::in_force(&self.root, &self.state) {
             Ok(in_force) => in_force,
             Err(error) => {
@@ -98,7 +127,7 @@ impl Service {
         let drifted = in_force.checks.iter().filter(|check| check.is_drift()).count();
         now.hold = Some(Hold { settings: in_force.checks.len(), drifted, settled: in_force.settled });
         if in_force.settled {
-            now.switch(&in_force.configs.join("+"));
+            now.switch(&name(&in_force.configs));
         }
     }
 
@@ -243,6 +272,11 @@ impl Now {
     }
 }
 
+/// What configurations that are in force together are called.
+fn name(configs: &[String]) -> String {
+    if configs.is_empty() { BASELINE.to_owned() } else { configs.join("+") }
+}
+
 fn guests(topology: &Topology) -> BTreeSet<&str> {
     topology.guests.iter().map(|guest| guest.name.as_str()).collect()
 }
@@ -279,6 +313,8 @@ impl Source for Service {
     }
 
     fn scrape(&self) -> (Result<Figures, SourceError>, Status) {
+        // What is read from here on was counted under what is in force by now.
+        self.look_at_journal();
         // One lock for both: a configuration that comes into force meanwhile is in both, or in none.
         let mut now = self.now();
         let figures = now.labelled();
@@ -308,7 +344,18 @@ fn status_of(report: &ProbeReport, cost: Option<(Duration, u64)>, broken: Option
         (described, _) => described,
     };
     let run_ns = cost.map(|(time, _)| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
-    ProbeStatus { name: report.probe.clone(), state, reason, run_ns, runs: cost.map(|(_, runs)| runs) }
+    let missing = match &report.verdict {
+        Verdict::Ready { missing } => missing.len(),
+        Verdict::Unsupported { .. } | Verdict::NotApplicable { .. } => 0,
+    };
+    ProbeStatus {
+        name: report.probe.clone(),
+        state,
+        reason,
+        missing,
+        run_ns,
+        runs: cost.map(|(_, runs)| runs),
+    }
 }
 
 /// A probe's state, and in a few words how it is attached or why it is not.
@@ -406,24 +453,26 @@ mod tests {
             loses: "service".to_owned(),
             reason: "no such event".to_owned(),
         };
-        for (verdict, broken, state, reason) in [
-            (Verdict::Ready { missing: vec![] }, None, ProbeState::Running, "raw tracepoint, tracepoint"),
+        for (verdict, broken, state, missing, reason) in [
+            (Verdict::Ready { missing: vec![] }, None, ProbeState::Running, 0, "raw tracepoint, tracepoint"),
             (
                 Verdict::Ready { missing: vec![missing] },
                 None,
                 ProbeState::Running,
+                1,
                 "raw tracepoint, tracepoint; without service",
             ),
-            (Verdict::Ready { missing: vec![] }, Some("gone"), ProbeState::Failed, "gone"),
+            (Verdict::Ready { missing: vec![] }, Some("gone"), ProbeState::Failed, 0, "gone"),
             (
                 Verdict::Unsupported { reason: "no BTF".to_owned() },
                 Some("gone"),
                 ProbeState::Unsupported,
+                0,
                 "no BTF",
             ),
         ] {
             let status = status_of(&report(verdict), None, broken);
-            assert_eq!((status.state, status.reason.as_str()), (state, reason));
+            assert_eq!((status.state, status.missing, status.reason.as_str()), (state, missing, reason));
         }
     }
 }

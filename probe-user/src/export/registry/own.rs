@@ -42,6 +42,13 @@ pub(super) const ROWS: &[Metric] = &[
         "The probe's state (running, unsupported, not_applicable, failed), with its hook or the reason",
     ),
     own(
+        "vfprobe_probe_missing_hooks",
+        Kind::Gauge,
+        Unit::None,
+        &["probe"],
+        "Hooks that a running probe does without, as this kernel lacks or refuses them; what they would show is hidden",
+    ),
+    own(
         "vfprobe_probe_run_seconds_total",
         Kind::Counter,
         Unit::Seconds,

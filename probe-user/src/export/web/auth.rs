@@ -2,8 +2,10 @@
 //!
 //! A bcrypt hash takes tens of milliseconds on purpose. So what was right once is remembered, as a keyed digest that only
 //! this process can make, and wrong guesses are looked at one at a time with a pause behind each: however many clients
-//! guess, that takes a fifth of one CPU, and who has been in already is not kept waiting.
+//! guess, that takes a fifth of one CPU, and who has been in already is not kept waiting. Who has not waits behind one guess
+//! of each other address, not behind all that somebody makes.
 
+use super::super::places::Peer;
 use super::WebError;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -11,7 +13,7 @@ use hyper::HeaderMap;
 use hyper::header::AUTHORIZATION;
 use ring::{hmac, rand::SystemRandom};
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
@@ -31,8 +33,12 @@ pub(super) struct Users {
     /// Digests of passwords that were right, by user.
     known: Arc<Mutex<BTreeMap<String, hmac::Tag>>>,
     /// Held while a password is compared with its hash.
-    turn: Arc<tokio::sync::Mutex<()>>,
+    turn: Turn,
+    /// Held by whoever of an address waits for that: the others of the address wait here.
+    turns: Mutex<BTreeMap<Peer, Weak<tokio::sync::Mutex<()>>>>,
 }
+
+type Turn = Arc<tokio::sync::Mutex<()>>;
 
 impl Users {
     /// Hashes must be such that bcrypt can read.
@@ -45,22 +51,35 @@ impl Users {
         let decoy = format!("$2b${cost:02}${}{}", ".".repeat(22), ".".repeat(31));
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new());
         let key = key.map_err(|_| WebError::Random)?;
-        Ok(Self { hashes, decoy, key, known: Arc::default(), turn: Arc::default() })
+        Ok(Self { hashes, decoy, key, known: Arc::default(), turn: Arc::default(), turns: Mutex::default() })
     }
 
     /// Whether the headers name a user and the right password.
-    pub(super) async fn lets_in(&self, headers: &HeaderMap) -> bool {
+    pub(super) async fn lets_in(&self, peer: Peer, headers: &HeaderMap) -> bool {
         match credentials(headers) {
-            Some((user, password)) => self.knows(user, password).await,
+            Some((user, password)) => self.knows(peer, user, password).await,
             None => false,
         }
     }
 
-    async fn knows(&self, user: String, password: Vec<u8>) -> bool {
+    /// The turn among those of an address.
+    fn turn_of(&self, peer: Peer) -> Turn {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.retain(|_, turn| turn.strong_count() > 0);
+        let there = turns.get(&peer).and_then(Weak::upgrade);
+        there.unwrap_or_else(|| {
+            let turn = Turn::default();
+            turns.insert(peer, Arc::downgrade(&turn));
+            turn
+        })
+    }
+
+    async fn knows(&self, peer: Peer, user: String, password: Vec<u8>) -> bool {
         let tag = hmac::sign(&self.key, &password);
         if self.remembers(&user, &password) {
             return true;
         }
+        let own = self.turn_of(peer).lock_owned().await;
         let turn = Arc::clone(&self.turn).lock_owned().await;
         // Somebody else may have brought the same meanwhile.
         if self.remembers(&user, &password) {
@@ -83,7 +102,7 @@ impl Users {
             if !right {
                 tokio::time::sleep((began.elapsed() * PAUSE).min(LONGEST)).await;
             }
-            drop(turn);
+            drop((turn, own));
         });
         told.await.unwrap_or(false)
     }
@@ -121,6 +140,10 @@ mod tests {
         headers(&format!("Basic {}", BASE64_STANDARD.encode(text)))
     }
 
+    fn peer(last: u8) -> Peer {
+        Peer::from(std::net::IpAddr::from([192, 0, 2, last]))
+    }
+
     fn users() -> Users {
         let hash = |password| bcrypt::hash(password, 4).unwrap();
         Users::new([("prom".to_owned(), hash("se:cret")), ("ann".to_owned(), hash(""))].into()).unwrap()
@@ -148,7 +171,7 @@ mod tests {
                 (headers(&format!("Basic {}", BASE64_STANDARD.encode(b"\xff\xfe:x"))), false),
                 (basic("prom:se\0cret"), false),
             ] {
-                assert_eq!(users.lets_in(&headers).await, expected, "{headers:?}");
+                assert_eq!(users.lets_in(peer(1), &headers).await, expected, "{headers:?}");
             }
         }
     }
@@ -156,15 +179,36 @@ mod tests {
     #[tokio::test]
     async fn only_what_was_right_is_remembered() {
         let users = users();
-        assert!(!users.lets_in(&basic("prom:wrong")).await);
+        assert!(!users.lets_in(peer(1), &basic("prom:wrong")).await);
         assert!(users.known.lock().unwrap().is_empty());
-        assert!(users.lets_in(&basic("prom:se:cret")).await);
+        assert!(users.lets_in(peer(1), &basic("prom:se:cret")).await);
         assert!(users.remembers("prom", b"se:cret"));
         assert!(!users.remembers("ann", b"se:cret"));
         // While a guess is looked at, one who is known does not wait: it could not end here, the turn is taken.
         let turn = users.turn.lock().await;
-        assert!(users.lets_in(&basic("prom:se:cret")).await);
+        assert!(users.lets_in(peer(1), &basic("prom:se:cret")).await);
         drop(turn);
+    }
+
+    #[tokio::test]
+    async fn who_guesses_keeps_no_other_address_waiting() {
+        let users = Arc::new(users());
+        let mut guesses = tokio::task::JoinSet::new();
+        for guess in 0..63 {
+            let users = Arc::clone(&users);
+            guesses.spawn(async move { users.lets_in(peer(1), &basic(&format!("prom:{guess}"))).await });
+        }
+        // Until the first of them has its turn, and the others wait.
+        while users.turn.try_lock().is_ok() {
+            tokio::task::yield_now().await;
+        }
+        assert!(users.lets_in(peer(2), &basic("prom:se:cret")).await);
+        let mut done = 0;
+        while let Some(guess) = guesses.try_join_next() {
+            assert!(!guess.unwrap());
+            done += 1;
+        }
+        assert!(done <= 2, "{done} guesses came first");
     }
 
     #[test]

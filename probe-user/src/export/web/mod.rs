@@ -7,6 +7,7 @@ mod auth;
 mod file;
 mod tls;
 
+use super::places::Peer;
 use auth::Users;
 use file::File;
 pub use file::NotAWebConfig;
@@ -106,11 +107,11 @@ impl Web {
         &self.headers
     }
 
-    /// Whether a request with these headers gets an answer.
-    pub(super) async fn lets_in(&self, headers: &HeaderMap) -> bool {
+    /// Whether a request from there with these headers gets an answer.
+    pub(super) async fn lets_in(&self, peer: Peer, headers: &HeaderMap) -> bool {
         match &self.users {
             None => true,
-            Some(users) => users.lets_in(headers).await,
+            Some(users) => users.lets_in(peer, headers).await,
         }
     }
 }

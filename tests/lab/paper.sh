@@ -53,6 +53,10 @@ run = json.load(sys.stdin)["runs"][-1]
 missing = float(sys.argv[1]) - run["to_ns"] / 1e9
 print("whole" if run["complete"] else "cut off", "kept" if missing < 3 else f"{missing:.1f} s are missing", sep=", ")' "$KILLED")"
 check resume-asks-for-a-rollback bash -c '! vfprobe tune --resume /out/cut.vfprobe 2>/tmp/refused && grep -q "vfprobe rollback" /tmp/refused'
+# As it was killed during its first warm-up: it has no run yet, and is not taken for waste.
+sed '/"kind":"run"/,$d' /out/cut.vfprobe >/out/begun.vfprobe
+vfprobe tune -q --resume /out/begun.vfprobe 2>/dev/null
+check resume-keeps-its-file grep -q '"kind":"tune"' /out/begun.vfprobe
 check killed-rollback vfprobe rollback
 as_before killed-undone
 vfprobe tune -q --resume /out/cut.vfprobe >/out/resumed.txt 2>&1

@@ -80,6 +80,33 @@ check killed-is-on-record in_force
 check killed-rollback vfprobe rollback
 as_before killed-undone
 
+# Somebody else sends the VF's interrupts elsewhere in every run of a configuration: those runs are told, and decide nothing.
+meddle() {
+  local irq mask
+  while kill -0 $TUNE 2>/dev/null; do
+    if in_force; then
+      for irq in $(awk -F: '/vfio-msix/ { print $1 + 0 }' /proc/interrupts); do
+        read -r mask <"/proc/irq/$irq/smp_affinity_list"
+        [[ $mask == 2 ]] && echo 0-3 >"/proc/irq/$irq/smp_affinity_list"
+      done
+    fi
+    sleep 1
+  done
+}
+vfprobe tune --guest vm1 --cpus 2 --try own --repeat 2 -d 4s --seed 1 -o /out/meddled.vfprobe \
+  -- ping -q -i 0.01 $IP >/out/meddled.txt 2>&1 &
+TUNE=$!
+meddle
+wait $TUNE
+exits meddled-runs 0 $? /out/meddled.txt
+equal meddled-is-told "2 own left out, 0 baseline" "$(vfprobe show /out/meddled.vfprobe --json | python3 -c '
+import json, sys
+runs = json.load(sys.stdin)["runs"]
+told = [run["config"] for run in runs if "somebody has set it to 0-3" in (run["unfit"] or "")]
+print(told.count("own"), "own left out,", sum(run["unfit"] is not None for run in runs if run["config"] == "baseline"), "baseline")')"
+check meddled-decides-nothing grep -q 'left out: run . (own) did not keep its configuration' /out/meddled.txt
+as_before meddled-undone
+
 load_down
 
 # What others evaluate.

@@ -3,6 +3,7 @@
 pub mod control;
 mod cpu_time;
 pub mod guests;
+pub mod hold;
 pub mod interrupt;
 pub mod isolation;
 pub mod loads;

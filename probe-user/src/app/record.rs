@@ -1,5 +1,6 @@
 //! One run: probes attached, the workload started, a window opened, counted, and written to a session file.
 
+use super::hold::Held;
 use super::observe::{Observer, monotonic_ns};
 use crate::bpf::LoadError;
 use crate::host::{HostRoot, read_facts, read_topology};
@@ -8,7 +9,7 @@ use crate::model::topology::Topology;
 use crate::probes::{ProbeReport, ReadError, Verdict};
 use crate::session::{self, ProbeVerdict, RunEnd, RunStart, SessionError, Writer};
 use crate::stats::Snapshot;
-use crate::workload::{self, Continuous, Echo, Reading, Traffic, WorkloadError};
+use crate::workload::{self, Continuous, Echo, Reading, Traffic, Workload, WorkloadError};
 use std::time::{Duration, Instant, SystemTime};
 
 /// How often figures are read for the progress line.
@@ -19,6 +20,8 @@ const CHECKPOINT: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_secs(5);
 /// How long interrupts raised inside the window may take to arrive after it.
 const DRAIN: Duration = Duration::from_millis(500);
+/// How often it is looked at whether the host is as it is to be, before counting begins.
+const POLL: Duration = Duration::from_millis(50);
 /// How long a workload may take to end after it was asked to.
 pub(super) const GRACE: Duration = Duration::from_secs(5);
 
@@ -51,6 +54,35 @@ pub struct RunRequest<'a> {
     pub echo: Echo,
 }
 
+/// Looks after what a run is made under: whether it is there when counting begins, and still when it ends.
+pub trait Watch {
+    /// Whether counting may begin; asked again and again once the workload runs. `beyond` is the time since the end of the
+    /// warm-up, and `None` before that, when the answer is of no consequence yet.
+    fn settled(&mut self, beyond: Option<Duration>) -> bool;
+    /// What is not as it is to be when counting begins, one line each.
+    fn opens(&mut self) -> Vec<String>;
+    /// How it stands when counting ends.
+    fn closes(&mut self) -> Held;
+}
+
+/// The host as it is, whatever it does: nothing is to be held.
+#[derive(Debug)]
+pub struct AsItIs;
+
+impl Watch for AsItIs {
+    fn settled(&mut self, _beyond: Option<Duration>) -> bool {
+        true
+    }
+
+    fn opens(&mut self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn closes(&mut self) -> Held {
+        Held::default()
+    }
+}
+
 /// How a run stands; handed to whoever shows progress.
 #[derive(Debug)]
 pub struct Progress<'a> {
@@ -69,6 +101,15 @@ pub struct Finished {
     pub end: RunEnd,
     /// Whether a signal ended it early.
     pub interrupted: bool,
+}
+
+impl Finished {
+    /// Whether it may be compared.
+    #[must_use]
+    pub fn fit(&self) -> bool {
+        let succeeded = self.end.workload.as_ref().is_none_or(Workload::succeeded);
+        succeeded && !self.interrupted && self.end.not_held.is_empty()
+    }
 }
 
 /// A run that could not be made.
@@ -94,9 +135,9 @@ pub enum RecordError {
     },
 }
 
-/// Makes one run. The window opens after the warm-up and is over when its time is, when the workload ends, or on
+/// Makes one run. The window opens after the warm-up, when `watch` says that all is settled, and is over when its time is, when the workload ends, or on
 /// SIGINT or SIGTERM; whatever was counted is in the file. A `continuous` workload takes the place of the request's command,
-/// and outlives the run. `remarks` is asked at the window's end what may have disturbed the run. Needs a tokio runtime.
+/// and outlives the run. What did not hold by `watch` makes the run unfit. Needs a tokio runtime.
 ///
 /// # Errors
 /// [`RecordError`]; the command is ended in every case.
@@ -105,7 +146,7 @@ pub async fn record_run(
     writer: &mut Writer,
     request: &RunRequest<'_>,
     continuous: Option<&mut Continuous>,
-    remarks: &dyn Fn() -> Vec<String>,
+    watch: &mut dyn Watch,
     progress: &mut dyn FnMut(&Progress<'_>),
 ) -> Result<Finished, RecordError> {
     let mut topology = read_topology(root);
@@ -123,11 +164,36 @@ pub async fn record_run(
         }
     };
     let mut stop = Stop::new();
-    let mut interrupted = tokio::select! {
-        () = tokio::time::sleep(request.warm_up) => false,
-        () = traffic.ended() => false,
-        () = stop.requested() => true,
+    let warm = tokio::time::Instant::now() + request.warm_up;
+    let mut poll = tokio::time::interval(POLL);
+    poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut waited = false;
+    let mut interrupted = loop {
+        let now = tokio::time::Instant::now();
+        let beyond = now.checked_duration_since(warm);
+        let settled = watch.settled(beyond);
+        if settled && beyond.is_some() {
+            break false;
+        }
+        waited |= !settled;
+        let warmed_up = async {
+            match beyond {
+                None => tokio::time::sleep_until(warm).await,
+                Some(_) => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = poll.tick() => {}
+            () = warmed_up => {}
+            () = traffic.ended() => break false,
+            () = stop.requested() => break true,
+        }
     };
+    if waited {
+        // Interrupts have moved since.
+        topology = read_topology(root);
+    }
+    let mut not_held = watch.opens();
     observer.count_cpu_time(&topology);
     let window = observer.open(request.duration)?;
     writer.start_run(&RunStart {
@@ -166,13 +232,14 @@ pub async fn record_run(
     }
     observer.close()?;
     let closed = Instant::now();
-    let mut remarks = remarks();
+    let Held { not, mut remarks } = watch.closes();
+    not_held.extend(not);
     let workload = traffic.finish(opened, closed, GRACE).await?;
     let snapshot = kept(drained(&observer, &topology).await?, request.guest);
     if interrupted {
         remarks.push("ended early by a signal".to_owned());
     }
-    let end = RunEnd { workload, verdicts: verdicts(observer.reports()), remarks, interrupted };
+    let end = RunEnd { workload, verdicts: verdicts(observer.reports()), remarks, interrupted, not_held };
     writer.end_run(&snapshot, &end)?;
     Ok(Finished { snapshot, end, interrupted })
 }

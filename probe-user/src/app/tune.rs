@@ -4,22 +4,22 @@
 //! after kill -9 the journal is there for `vfprobe rollback`.
 
 use super::control::make_plan;
+use super::hold::{Counts, Held, Hold};
 use super::interrupt::Interrupts;
 use super::loads::Load;
-use super::record::{self, Finished, Progress, RecordError, RunRequest};
+use super::record::{self, Finished, Progress, RecordError, RunRequest, Watch};
 use super::schedule::schedule;
 use super::tuning::{Try, TuneRequest, finished};
-use crate::apply::{
-    self, ApplyError, LiveHost, Options, Reality, RollbackError, RollbackOptions, RollbackReport,
-};
+use crate::apply::{self, ApplyError, LiveHost, Options, RollbackError, RollbackOptions, RollbackReport};
 use crate::apply::{Host as _, StateDir, StateError, StateLock};
-use crate::host::HostRoot;
+use crate::host::{HostRoot, read_interrupt_counts};
 use crate::model::CpuSet;
 use crate::plan::{PlanError, Policy};
 use crate::session::{Config, SessionError, Writer};
 use crate::stats::{Snapshot, gate::Figure};
 use crate::workload::{Continuous, Echo, Workload};
 use std::collections::BTreeSet;
+use std::time::Duration;
 use tracing::warn;
 
 /// The host as it is found.
@@ -145,7 +145,20 @@ pub async fn tune(
     let continuous = request.loads.iter().find(|load| load.continuous);
     let continuous = continuous.map(|load| Continuous::new(&load.command, echo));
     let untouched = Vec::new();
-    let mut session = Session { root, state, lock, host, echo, in_force: None, untouched, continuous };
+    let hold = Hold::default();
+    let mut session = Session {
+        root,
+        state,
+        lock,
+        host,
+        echo,
+        in_force: None,
+        untouched,
+        continuous,
+        hold,
+        remarks: Vec::new(),
+        trouble: Vec::new(),
+    };
     let finished = earlier.map(finished).unwrap_or_default();
     for run in earlier.iter().flat_map(|earlier| &earlier.runs).filter(|run| run.unfit().is_none()) {
         let one = request.tries.iter().find(|one| one.name == run.config());
@@ -155,6 +168,9 @@ pub async fn tune(
     let result = session.runs(request, &finished, writer, &interrupts, show).await;
     // Whatever happened: the host is put back before anything is told.
     session.undo()?;
+    for line in session.hold.left_behind(&session.host) {
+        warn!("{line} until its mask is set again: it did not fire while its old one was put back");
+    }
     if let Some(continuous) = session.continuous.take() {
         continuous.stop(record::GRACE).await.map_err(RecordError::from)?;
     }
@@ -202,6 +218,12 @@ struct Session<'a> {
     untouched: Vec<Untouched>,
     /// The workload that runs through all runs, when there is one.
     continuous: Option<Continuous>,
+    /// Where interrupts are to go.
+    hold: Hold,
+    /// What is to be known of the host as it was put back, under which the next runs are made.
+    remarks: Vec<String>,
+    /// What failed of putting interrupts back during a run.
+    trouble: Vec<String>,
 }
 
 impl Session<'_> {
@@ -242,13 +264,15 @@ impl Session<'_> {
             };
             let mut progress = |p: &Progress<'_>| show(Event::Progress(p));
             let mut continuous = self.continuous.take();
-            let remarks = || self.drift();
             let ended =
-                record::record_run(self.root, writer, &run, continuous.as_mut(), &remarks, &mut progress)
-                    .await;
+                record::record_run(self.root, writer, &run, continuous.as_mut(), self, &mut progress).await;
             self.continuous = continuous;
             let ended = ended?;
             show(Event::End(&place, &ended));
+            if !ended.end.not_held.is_empty() {
+                // The next run of this configuration begins with all of it in force again.
+                self.undo()?;
+            }
             if ended.interrupted || interrupts.raised() {
                 return Err(TuneError::Interrupted);
             }
@@ -256,7 +280,9 @@ impl Session<'_> {
             if let Some(what) = self.beyond_limit(request, one, load, &ended.snapshot, &figures) {
                 return Err(TuneError::Aborted { order: number, config: one.name.clone(), what });
             }
-            self.remember(request, Some(one), load.name.as_deref(), &ended.snapshot, figures);
+            if ended.fit() {
+                self.remember(request, Some(one), load.name.as_deref(), &ended.snapshot, figures);
+            }
         }
         Ok(())
     }
@@ -310,40 +336,71 @@ impl Session<'_> {
             .iter()
             .map(|s| format!("{}: {} -> {} ({})", s.target, s.now, s.new, s.reason))
             .collect();
+        self.hold.entered(&plan.steps, self.counts());
         self.in_force = Some((index, changes));
         Ok(())
     }
 
     fn undo(&mut self) -> Result<(), TuneError> {
         let report: RollbackReport = apply::rollback(&self.host, &self.lock, &RollbackOptions::default())?;
-        self.in_force = None;
-        for (target, cpus) in report.foreign() {
-            warn!("{target}: somebody else has set it to {cpus} meanwhile; left so");
+        if self.in_force.take().is_some() {
+            self.hold.left(self.counts());
+            let foreign = report.foreign();
+            let left =
+                foreign.map(|(target, value)| format!("{target}: left at {value}, as somebody set it"));
+            self.remarks = left.collect();
+            for line in &self.remarks {
+                warn!("{line}");
+            }
         }
         if report.is_complete() { Ok(()) } else { Err(TuneError::LeftOver(report.failures())) }
     }
 
-    /// What does not hold of the configuration in force at the end of a run.
-    fn drift(&self) -> Vec<String> {
-        let found = self.host.boot_id().ok().and_then(|boot_id| {
+    fn counts(&self) -> Counts {
+        read_interrupt_counts(self.root)
+    }
+
+    /// Sends interrupts home that a configuration has left elsewhere, now that they fire.
+    fn come_home(&mut self) -> Result<(), TuneError> {
+        let Some(plan) = self.hold.way_home(&self.host, &|| self.counts(), BASELINE) else { return Ok(()) };
+        apply::apply(&self.host, &plan, &self.lock, &Options::new())
+            .map_err(|source| TuneError::Apply { config: BASELINE.to_owned(), source })?;
+        self.undo()
+    }
+}
+
+impl Watch for Session<'_> {
+    fn settled(&mut self, beyond: Option<Duration>) -> bool {
+        if self.in_force.is_none()
+            && self.trouble.is_empty()
+            && let Err(error) = self.come_home()
+        {
+            self.trouble.push(error.to_string());
+        }
+        self.hold.settled(&self.host, &|| self.counts(), beyond.unwrap_or_default())
+    }
+
+    fn opens(&mut self) -> Vec<String> {
+        let mut lines = std::mem::take(&mut self.trouble);
+        lines.extend(self.hold.opens(&self.host, &|| self.counts()));
+        lines
+    }
+
+    fn closes(&mut self) -> Held {
+        let found = self.in_force.as_ref().and_then(|_| {
+            let boot_id = self.host.boot_id().ok()?;
             let journal = self.state.load().ok()?;
             apply::verify(&self.host, &journal, &boot_id)
         });
-        let Some(in_force) = found else { return Vec::new() };
-        in_force
-            .checks
-            .iter()
-            .filter_map(|check| {
-                let found = match &check.reality {
-                    Reality::AsAsked { .. } => return None,
-                    Reality::Pending { effective } => format!("still goes to {effective}"),
-                    Reality::Drifted { found } => format!("somebody has set it to {found}"),
-                    Reality::Gone if !check.is_drift() => return None,
-                    Reality::Gone => "it is gone".to_owned(),
-                    Reality::Unreadable { error } => error.clone(),
-                };
-                Some(format!("{}: asked for {}, but {found}", check.target, check.asked))
-            })
-            .collect()
+        let root = self.root;
+        let mut held = self.hold.closes(&self.host, &|| read_interrupt_counts(root), found.as_ref());
+        match &self.in_force {
+            Some((_, changes)) if found.is_none() && !changes.is_empty() => {
+                held.not.push("it is no longer on record".to_owned());
+            }
+            Some(_) => {}
+            None => held.remarks.extend(self.remarks.iter().cloned()),
+        }
+        held
     }
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 /// What happens at a write instead of, or besides, the write.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Event {
+pub(crate) enum Event {
     /// It is refused as a managed interrupt's is.
     Managed,
     /// It is refused for want of a vector.
@@ -31,19 +31,30 @@ pub(super) enum Event {
 }
 
 /// What a killed process leaves its stack with.
-pub(super) struct Killed;
+pub(crate) struct Killed;
 
 /// A target's state.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Slot {
-    pub(super) target: Target,
-    pub(super) value: Value,
-    pub(super) effective: Option<CpuSet>,
+pub(crate) struct Slot {
+    pub(crate) target: Target,
+    pub(crate) value: Value,
+    pub(crate) effective: Option<CpuSet>,
+}
+
+impl Slot {
+    /// An interrupt stays where its mask allows, and else goes to the mask's first CPU.
+    fn settle(&mut self) {
+        if let (Some(effective), Some(cpus)) = (&mut self.effective, self.value.cpus())
+            && !effective.is_subset(cpus)
+        {
+            *effective = cpus.first().map(CpuSet::from).unwrap_or_default();
+        }
+    }
 }
 
 /// The host.
 #[derive(Debug, Default)]
-pub(super) struct MemoryHost {
+pub(crate) struct MemoryHost {
     state: RefCell<State>,
 }
 
@@ -53,54 +64,68 @@ struct State {
     newcomers: Vec<HostThread>,
     writes: u32,
     event: Option<(u32, Event)>,
+    /// Whether interrupts move only when they fire.
+    deferred: bool,
     boot_id: String,
 }
 
 impl MemoryHost {
-    pub(super) fn add(&self, target: Target, value: impl Into<Value>, effective: Option<CpuSet>) {
+    pub(crate) fn add(&self, target: Target, value: impl Into<Value>, effective: Option<CpuSet>) {
         let slot = Slot { target: target.clone(), value: value.into(), effective };
         self.state.borrow_mut().slots.insert(target.key(), slot);
     }
 
     /// Everything there is.
-    pub(super) fn snapshot(&self) -> BTreeMap<TargetKey, Slot> {
+    pub(crate) fn snapshot(&self) -> BTreeMap<TargetKey, Slot> {
         self.state.borrow().slots.clone()
     }
 
     /// Has something happen at the n-th write from now, counted from 0.
-    pub(super) fn at_write(&self, n: u32, event: Event) {
+    pub(crate) fn at_write(&self, n: u32, event: Event) {
         let mut state = self.state.borrow_mut();
         state.writes = 0;
         state.event = Some((n, event));
     }
 
-    pub(super) fn calm(&self) {
+    /// From now on interrupts move when they fire next, as those do that are not remapped.
+    pub(crate) fn defer_moves(&self) {
+        self.state.borrow_mut().deferred = true;
+    }
+
+    /// An interrupt fires, and moves when it has to.
+    pub(crate) fn fire(&self, key: &TargetKey) {
+        if let Some(slot) = self.state.borrow_mut().slots.get_mut(key) {
+            slot.settle();
+        }
+    }
+
+    pub(crate) fn calm(&self) {
         self.state.borrow_mut().event = None;
     }
 
-    pub(super) fn reboot(&self) {
+    pub(crate) fn reboot(&self) {
         self.state.borrow_mut().boot_id.push('+');
     }
 
     /// Somebody else sets a target.
-    pub(super) fn set(&self, key: &TargetKey, cpus: CpuSet) {
+    pub(crate) fn set(&self, key: &TargetKey, cpus: CpuSet) {
         if let Some(slot) = self.state.borrow_mut().slots.get_mut(key) {
             slot.value = cpus.into();
         }
     }
 
-    pub(super) fn remove(&self, key: &TargetKey) {
+    pub(crate) fn remove(&self, key: &TargetKey) {
         self.state.borrow_mut().slots.remove(key);
     }
 
     /// A thread starts in process `pid`, a child of `parent`.
-    pub(super) fn spawn(&self, parent: u32, pid: u32, tid: u32, cpus: CpuSet) {
+    pub(crate) fn spawn(&self, parent: u32, pid: u32, tid: u32, cpus: CpuSet) {
         let thread = Thread { tid: Tid(tid), comm: "new".to_owned(), start_time: 1000, affinity: cpus };
         let newcomer = HostThread { pid: Pid(pid), parent: Pid(parent), thread, kernel: false, bound: false };
         self.state.borrow_mut().newcomers.push(newcomer);
     }
 
-    pub(super) fn newcomer(&self, tid: u32) -> CpuSet {
+    pub(crate) fn newcomer(&self, tid: u32) -> CpuSet {
         let state = self.state.borrow();
         state.newcomers.iter().find(|t| t.thread.tid.0 == tid).unwrap().thread.affinity.clone()
     }
@@ -160,12 +185,11 @@ impl Host for MemoryHost {
             newcomer.thread.affinity = taken.cpus().cloned().unwrap_or_default();
             return Ok(());
         }
+        let deferred = state.deferred;
         let Some(slot) = state.slots.get_mut(&target.key()) else { return refused(Refusal::Gone) };
         slot.value = taken;
-        if let (Some(effective), Some(cpus)) = (&mut slot.effective, slot.value.cpus())
-            && !effective.is_subset(cpus)
-        {
-            *effective = first(&slot.value);
+        if !deferred {
+            slot.settle();
         }
         match event {
             Some(Event::Foreign(value)) => slot.value = value.into(),

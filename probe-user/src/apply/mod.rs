@@ -10,7 +10,7 @@ mod host;
 mod journal_file;
 mod live;
 #[cfg(test)]
-mod memory;
+pub(crate) mod memory;
 #[cfg(test)]
 mod model_tests;
 mod release;

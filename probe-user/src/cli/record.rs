@@ -63,7 +63,9 @@ pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
     let mut writer = record::create_session(&root, &path).map_err(failures::session)?;
     let bar = progress::Bar::new(globals, &args.config, duration);
     let finished = super::runtime()?
-        .block_on(record::record_run(&root, &mut writer, &request, None, &Vec::new, &mut |p| bar.show(p)))
+        .block_on(record::record_run(&root, &mut writer, &request, None, &mut record::AsItIs, &mut |p| {
+            bar.show(p);
+        }))
         .map_err(|error| {
             drop(std::fs::remove_file(&path));
             failures::record(error)

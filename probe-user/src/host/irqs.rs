@@ -1,13 +1,13 @@
 //! Interrupts of the host with their affinities, and the vector slots of VFs among them.
 
 use super::{
-    HostError,
+    HostError, HostRoot,
     interrupts::{InterruptRow, VfioInterrupt, VfioKind, parse_interrupts, parse_vfio_action},
     mode::Posting,
-    reader::Reader,
+    reader::{Reader, read_text},
 };
 use crate::model::{
-    CpuSet, PciAddress,
+    CpuSet, IrqNumber, PciAddress,
     topology::{DeliveryMode, Irq, Slot},
 };
 use std::collections::BTreeMap;
@@ -29,6 +29,13 @@ pub(super) fn read_irqs(reader: &mut Reader<'_>) -> Vec<Irq> {
     let mut irqs: Vec<Irq> = rows.into_iter().map(|row| with_affinity(reader, row)).collect();
     irqs.sort_by_key(|irq| irq.number);
     irqs
+}
+
+/// How often each numbered interrupt has fired since boot, all CPUs together; nothing where that cannot be read.
+#[must_use]
+pub fn read_interrupt_counts(root: &HostRoot) -> BTreeMap<IrqNumber, u64> {
+    let text = read_text(&root.proc.join("interrupts")).ok().flatten().unwrap_or_default();
+    parse_interrupts(&text).0.into_iter().map(|row| (row.number, row.count)).collect()
 }
 
 fn with_affinity(reader: &mut Reader<'_>, row: InterruptRow) -> Irq {

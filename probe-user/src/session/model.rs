@@ -133,6 +133,9 @@ pub struct RunEnd {
     /// Whether a signal ended it before its time.
     #[serde(default, skip_serializing_if = "is_false")]
     pub interrupted: bool,
+    /// What of its configuration did not hold: its figures are those of some other one. One line each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_held: Vec<String>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
@@ -242,7 +245,8 @@ impl Run {
         self.end.as_ref()?.workload.as_ref()
     }
 
-    /// Why it must not be compared: it was cut off, its workload failed, or it ended before the others of its session.
+    /// Why it must not be compared: it was cut off, its workload failed, it ended before the others of its session, or its
+    /// configuration did not hold.
     #[must_use]
     pub fn unfit(&self) -> Option<String> {
         match (&self.end, self.workload()) {
@@ -251,9 +255,16 @@ impl Run {
                 Some("was ended early by a signal".to_owned())
             }
             (_, Some(workload)) if !workload.succeeded() => Some(workload.ending()),
-            _ => None,
+            (Some(end), _) => not_held(&end.not_held),
         }
     }
+}
+
+/// What did not hold of a run's configuration, on one line: of many things the first.
+fn not_held(lines: &[String]) -> Option<String> {
+    let (first, more) = lines.split_first()?;
+    let more = if more.is_empty() { String::new() } else { format!(" (and {} more)", more.len()) };
+    Some(format!("did not keep its configuration: {first}{more}"))
 }
 
 impl Session {

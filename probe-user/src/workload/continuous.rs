@@ -1,19 +1,15 @@
 //! A workload that runs on while runs come and go: what it prints during a run is that run's.
 
 use super::{
-    Echo, Workload, parse_part,
+    Echo, Workload,
+    lines::Lines,
+    parse_part,
     run::{Running, WorkloadError, launch},
 };
 use std::{
-    fs::File,
-    io::{self, BufRead, BufReader, Write},
-    os::fd::OwnedFd,
-    sync::{Arc, Mutex, PoisonError},
+    io,
     time::{Duration, Instant},
 };
-
-/// Output of one run beyond this is read and dropped.
-const MAX_OUTPUT: usize = 8 << 20;
 
 /// A command that is to run through all runs of a session. Dropping it kills its whole process group.
 #[derive(Debug)]
@@ -24,16 +20,6 @@ pub struct Continuous {
     lines: Lines,
     /// What the next run is to know of the time before it.
     remark: Option<String>,
-}
-
-/// Lines of output with the time at which they came.
-#[derive(Clone, Debug, Default)]
-struct Lines(Arc<Mutex<Kept>>);
-
-#[derive(Debug, Default)]
-struct Kept {
-    lines: Vec<(Instant, Vec<u8>)>,
-    bytes: usize,
 }
 
 impl Continuous {
@@ -62,7 +48,7 @@ impl Continuous {
         self.running = Some(running);
         let fd = stdout.map(tokio::process::ChildStdout::into_owned_fd).transpose();
         if let Some(fd) = fd.map_err(|source| self.unreadable(source))? {
-            self.lines.read(fd, self.echo).map_err(|source| self.unreadable(source))?;
+            drop(self.lines.read(fd, self.echo).map_err(|source| self.unreadable(source))?);
         }
         Ok(())
     }
@@ -125,46 +111,6 @@ impl Continuous {
     }
 }
 
-impl Lines {
-    /// Reads a pipe to its end on a thread of its own: the time of a line must not wait for whatever else goes on.
-    fn read(&self, pipe: OwnedFd, echo: Echo) -> io::Result<()> {
-        let lines = self.clone();
-        let reader = move || {
-            let mut pipe = BufReader::new(File::from(pipe));
-            let mut line = Vec::new();
-            while pipe.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
-                let now = Instant::now();
-                if echo == Echo::ToStderr {
-                    // The workload's result does not depend on whether somebody sees its output.
-                    let _ = io::stderr().write_all(&line);
-                }
-                lines.push(now, std::mem::take(&mut line));
-            }
-        };
-        std::thread::Builder::new().name("workload-output".to_owned()).spawn(reader).map(drop)
-    }
-
-    fn push(&self, at: Instant, line: Vec<u8>) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.bytes + line.len() <= MAX_OUTPUT {
-            kept.bytes += line.len();
-            kept.lines.push((at, line));
-        }
-    }
-
-    /// The lines of a time; all are forgotten.
-    fn take(&self, from: Instant, to: Instant) -> String {
-        let kept = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
-        let inside = kept.lines.iter().filter(|(at, _)| (from..=to).contains(at));
-        inside.map(|(_, line)| String::from_utf8_lossy(line)).collect()
-    }
-
-    /// Forgets what came so far.
-    fn clear(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Kept::default();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,7 +134,7 @@ mod tests {
     fn wait_for(continuous: &Continuous, lines: usize) -> Instant {
         let deadline = Instant::now() + DEADLINE;
         loop {
-            let have = continuous.lines.0.lock().unwrap().lines.len();
+            let have = continuous.lines.count();
             if have >= lines {
                 return Instant::now();
             }

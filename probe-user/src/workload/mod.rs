@@ -7,6 +7,7 @@ pub mod fortio;
 pub mod iperf3;
 pub mod json;
 mod latency;
+mod lines;
 pub mod netperf;
 pub mod ping;
 mod recognise;
@@ -17,7 +18,7 @@ mod traffic;
 pub mod wrk;
 
 pub use continuous::Continuous;
-pub use recognise::{parse, parse_part, tells_runs_apart};
+pub use recognise::{Said, parse, parse_part, parse_within, tells_runs_apart};
 pub use result::{Better, Metric, Unit, Workload};
 pub use run::{Echo, Reading, Running, WorkloadError, start};
 pub use traffic::Traffic;

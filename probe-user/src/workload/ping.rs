@@ -3,7 +3,7 @@
 //! Pure. Per-packet lines give percentiles; with `-q`, `-f` or without times only the summary does.
 
 use super::{Better, Metric, Unit};
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 /// Fewest replies for a 99th percentile, as for any other series.
 const P99_NEEDS: usize = 100;
@@ -21,7 +21,7 @@ pub fn parse(text: &str) -> Result<Vec<Metric>, String> {
     }
     let mut metrics = Vec::new();
     if let Some((sent, received)) = counts {
-        metrics.extend(counts_and_loss(sent, received));
+        metrics.extend(counts_and_loss(f64::from(sent), f64::from(received)));
     }
     metrics.extend(round_trips(&times, text.lines().find_map(summary_times_ms)));
     Ok(metrics)
@@ -39,7 +39,8 @@ pub fn parse_part(lines: &str) -> Result<Vec<Metric>, String> {
         return Err("ping printed no reply during this run (with -q it never does): no figures".to_owned());
     }
     let mut metrics = Vec::new();
-    let answered = unwrapped(lines.lines().filter(|line| reply_time_ms(line).is_some()).filter_map(sequence));
+    let replies = lines.lines().filter(|line| reply_time_ms(line).is_some());
+    let answered: BTreeSet<i64> = going_on(replies.filter_map(sequence)).into_iter().collect();
     if let (Some(first), Some(last)) = (answered.first(), answered.last()) {
         let received = u32::try_from(answered.len()).map_or(f64::NAN, f64::from);
         let sent = u32::try_from(last - first + 1).map_or(f64::NAN, f64::from);
@@ -47,6 +48,40 @@ pub fn parse_part(lines: &str) -> Result<Vec<Metric>, String> {
     }
     metrics.extend(round_trips(&times, None));
     Ok(metrics)
+}
+
+/// Reads the figures of the time from a moment on out of lines with their times, all since ping's start: replies that came
+/// then, and the loss among the requests behind the last one that was answered before. `None` when no reply came, as always
+/// with `-q`.
+pub(super) fn parse_from(lines: &[(Duration, String)], from: Duration) -> Option<Vec<Metric>> {
+    let replies: Vec<(Duration, &str, f64)> =
+        lines.iter().filter_map(|(at, line)| Some((*at, line.as_str(), reply_time_ms(line)?))).collect();
+    let mut times: Vec<f64> = replies.iter().filter(|(at, ..)| *at >= from).map(|(.., ms)| *ms).collect();
+    times.sort_unstable_by(f64::total_cmp);
+    if times.is_empty() {
+        return None;
+    }
+    let mut metrics = Vec::new();
+    let numbered: Vec<(Duration, u16)> =
+        replies.iter().filter_map(|(at, line, _)| Some((*at, sequence(line)?))).collect();
+    let numbers = going_on(numbered.iter().map(|(_, number)| *number));
+    let parted = || numbered.iter().map(|(at, _)| *at >= from).zip(&numbers);
+    let before = parted().filter(|(counts, _)| !counts).map(|(_, number)| *number).max();
+    let counting = || parted().filter(|(counts, _)| *counts).map(|(_, number)| *number);
+    if let (Some(least), Some(last)) = (counting().min(), counting().max()) {
+        let first = before.map_or(least, |before| before + 1);
+        let received: BTreeSet<i64> = counting().filter(|number| *number >= first).collect();
+        // The summary knows of requests behind the last answer: those lost at the end, and those under way.
+        let begin = i64::from(replies.iter().any(|(_, line, _)| line.contains("icmp_seq=")));
+        let summary = lines.iter().find_map(|(_, line)| summary_counts(line));
+        let of_summary = summary.map(|(sent, _)| i64::from(sent) + begin - 1);
+        let last = last.max(of_summary.unwrap_or(last));
+        let number = |count: i64| u32::try_from(count).map_or(f64::NAN, f64::from);
+        let received = i64::try_from(received.len()).unwrap_or(i64::MAX);
+        metrics.extend(counts_and_loss(number(last - first + 1), number(received)));
+    }
+    metrics.extend(round_trips(&times, None));
+    Some(metrics)
 }
 
 fn counts_and_loss(sent: f64, received: f64) -> Vec<Metric> {
@@ -85,19 +120,18 @@ fn sequence(line: &str) -> Option<u16> {
 }
 
 /// Sequence numbers that begin again at 0 after 65535, made to go on; replies may come out of order.
-fn unwrapped(numbers: impl Iterator<Item = u16>) -> BTreeSet<i64> {
+fn going_on(numbers: impl Iterator<Item = u16>) -> Vec<i64> {
     let mut at: Option<i64> = None;
-    let mut found = BTreeSet::new();
-    for number in numbers {
+    let next = |number| {
         let next = at.map_or(i64::from(number), |at| {
             // The nearest number that ends in these 16 bits.
             let step = (i64::from(number) - at + 0x8000).rem_euclid(0x1_0000) - 0x8000;
             at + step
         });
-        found.insert(next);
         at = Some(next);
-    }
-    found
+        next
+    };
+    numbers.map(next).collect()
 }
 
 /// The value at a share of sorted values: the smallest with at least that share at or below it.
@@ -125,11 +159,11 @@ fn reply_time_ms(line: &str) -> Option<f64> {
 }
 
 /// `3 packets transmitted, 3 received, 0% packet loss, time 2003ms`. `None` as well when nothing was sent.
-fn summary_counts(line: &str) -> Option<(f64, f64)> {
+fn summary_counts(line: &str) -> Option<(u32, u32)> {
     let (sent, rest) = line.split_once(" packets transmitted, ")?;
     let received = rest.split_whitespace().next()?;
     let (sent, received) = (sent.trim().parse::<u32>().ok()?, received.parse::<u32>().ok()?);
-    (sent > 0).then_some((f64::from(sent), f64::from(received)))
+    (sent > 0).then_some((sent, received))
 }
 
 /// `rtt min/avg/max/mdev = 0.026/0.034/0.041/0.006 ms`; busybox prints `round-trip min/avg/max = ...`.
@@ -245,6 +279,79 @@ From 10.1.0.1 icmp_seq=1 Destination Host Unreachable
             let counts = counts.map(|((sent, received), loss)| (sent, received, (loss * 1e9).round() / 1e9));
             assert_eq!(counts, figures, "{numbers:?}");
             assert_eq!(value("rtt_mean"), figures.map(|_| 2e6));
+        }
+    }
+
+    #[test]
+    fn the_warm_up_is_left_out() {
+        let reply = |at: u64, seq: u32, ms: &str| {
+            let seq = seq & 0xffff;
+            (at, format!("64 bytes from h: icmp_seq={seq} ttl=64 time={ms} ms\n"))
+        };
+        let summary = |sent: u32, received: u32| {
+            (
+                3000,
+                format!(
+                    "{sent} packets transmitted, {received} received, 9% packet loss, time 9ms\nrtt min/avg/max/mdev = 9/9/9/9 ms\n"
+                ),
+            )
+        };
+        let busybox = |at: u64, seq: u32| (at, format!("64 bytes from h: seq={seq} ttl=64 time=2.0 ms\n"));
+        // Sent, received and lost of the time that counts, which begins at 1000, and the mean round trip (ms).
+        type Case = (Vec<(u64, String)>, Option<(f64, f64, f64, f64)>);
+        let cases: [Case; 8] = [
+            (
+                vec![
+                    reply(500, 1, "9.0"),
+                    reply(999, 2, "9.0"),
+                    reply(1000, 3, "2.0"),
+                    reply(1500, 4, "4.0"),
+                    summary(4, 4),
+                ],
+                Some((2.0, 2.0, 0.0, 3.0)),
+            ),
+            // One was lost on the edge, one in the middle, and two behind the last answer.
+            (
+                vec![reply(999, 2, "9.0"), reply(1200, 4, "2.0"), reply(1500, 6, "2.0"), summary(8, 3)],
+                Some((6.0, 2.0, 2.0 / 3.0, 2.0)),
+            ),
+            // One of before came late: its time counts, it does not.
+            (
+                vec![reply(900, 2, "9.0"), reply(1100, 1, "4.0"), reply(1200, 3, "2.0"), summary(3, 3)],
+                Some((1.0, 1.0, 0.0, 3.0)),
+            ),
+            // Killed: no summary.
+            (
+                vec![reply(900, 1, "9.0"), reply(1100, 2, "2.0"), reply(1300, 4, "2.0")],
+                Some((3.0, 2.0, 1.0 / 3.0, 2.0)),
+            ),
+            (
+                vec![
+                    reply(900, 65534, "9.0"),
+                    reply(1100, 65535, "2.0"),
+                    reply(1300, 65537, "2.0"),
+                    summary(65537, 65536),
+                ],
+                Some((3.0, 2.0, 1.0 / 3.0, 2.0)),
+            ),
+            (
+                vec![busybox(900, 0), busybox(1100, 1), busybox(1300, 2), summary(3, 3)],
+                Some((2.0, 2.0, 0.0, 2.0)),
+            ),
+            (vec![reply(900, 1, "9.0"), summary(4, 1)], None),
+            (vec![summary(4, 4)], None),
+        ];
+        for (lines, expected) in cases {
+            let lines: Vec<(Duration, String)> =
+                lines.into_iter().map(|(at, line)| (Duration::from_millis(at), line)).collect();
+            let found = parse_from(&lines, Duration::from_secs(1));
+            let value = |name: &str| found.as_ref()?.iter().find(|m| m.name == name).map(|m| m.value);
+            let round = |value: f64| (value * 1e9).round() / 1e9;
+            let figures = found.as_ref().map(|_| {
+                let mean = value("rtt_mean").unwrap() / 1e6;
+                (value("sent").unwrap(), value("received").unwrap(), round(value("loss").unwrap()), mean)
+            });
+            assert_eq!(figures, expected.map(|(s, r, l, m)| (s, r, round(l), m)), "{lines:?}");
         }
     }
 

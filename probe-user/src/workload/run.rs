@@ -1,6 +1,6 @@
 //! Starting a workload, collecting its output, and ending it with everything it started.
 
-use super::{Workload, json, parse};
+use super::{Said, Workload, json, lines::Lines, parse_within};
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::{
     io::{self, Write},
@@ -14,7 +14,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// Output beyond this is read and dropped, so that a talkative workload neither blocks nor fills memory.
+/// Standard error beyond this is read and dropped.
 const MAX_OUTPUT: usize = 8 << 20;
 /// The tool of figures that a command states itself.
 const STATED: &str = "workload";
@@ -74,7 +74,7 @@ pub struct Running {
     started: Instant,
     wall: Option<Duration>,
     /// `None`: somebody else reads it.
-    stdout: Option<JoinHandle<Vec<u8>>>,
+    stdout: Option<(Lines, std::thread::JoinHandle<()>)>,
     stderr: JoinHandle<Vec<u8>>,
 }
 
@@ -84,7 +84,13 @@ pub struct Running {
 /// [`WorkloadError::Start`] names the program.
 pub fn start(command: &[String], echo: Echo) -> Result<Running, WorkloadError> {
     let (mut running, stdout) = launch(command, echo)?;
-    running.stdout = Some(tokio::spawn(collect(stdout, echo)));
+    let source =
+        |source| WorkloadError::Start { program: command.first().cloned().unwrap_or_default(), source };
+    if let Some(fd) = stdout.map(ChildStdout::into_owned_fd).transpose().map_err(source)? {
+        let lines = Lines::default();
+        let reader = lines.read(fd, echo).map_err(source)?;
+        running.stdout = Some((lines, reader));
+    }
     Ok(running)
 }
 
@@ -128,12 +134,27 @@ impl Running {
         self.wait().await.map(|_| ())
     }
 
-    /// Ends the command if it still runs, and reads what it said: SIGINT first, on which ping and iperf3 print their
-    /// summaries, SIGKILL to the whole group when `grace` is over.
+    /// Ends the command as [`finish_run`](Self::finish_run) does; all of its time counts.
     ///
     /// # Errors
     /// [`WorkloadError::Wait`].
-    pub async fn finish(mut self, grace: Duration) -> Result<Workload, WorkloadError> {
+    pub async fn finish(self, grace: Duration) -> Result<Workload, WorkloadError> {
+        let from = self.started;
+        self.finish_run(from, Instant::now(), grace).await
+    }
+
+    /// Ends the command if it still runs, and reads what it said of the time from one moment to another, which is now, or
+    /// where that cannot be told apart, of all its time: SIGINT first, on which ping and iperf3 print their summaries,
+    /// SIGKILL to the whole group when `grace` is over.
+    ///
+    /// # Errors
+    /// [`WorkloadError::Wait`].
+    pub async fn finish_run(
+        mut self,
+        from: Instant,
+        to: Instant,
+        grace: Duration,
+    ) -> Result<Workload, WorkloadError> {
         let by_itself = self.has_ended()?;
         if !by_itself {
             self.signal(Signal::INT);
@@ -142,12 +163,19 @@ impl Running {
             }
         }
         let status = self.wait().await?;
-        let stdout = match &mut self.stdout {
-            Some(stdout) => stdout.await.unwrap_or_default(),
+        let lines = match self.stdout.take() {
+            Some((lines, reader)) => {
+                // The pipe ends with the group; a reader that panicked has left what it read before.
+                let _ = tokio::task::spawn_blocking(|| reader.join()).await;
+                lines.take_all()
+            }
             None => Vec::new(),
         };
         let stderr = (&mut self.stderr).await.unwrap_or_default();
-        Ok(self.describe(status, !by_itself, &stdout, &stderr))
+        let since = |at: Instant| at.saturating_duration_since(self.started);
+        let lines: Vec<(Duration, String)> = lines.into_iter().map(|(at, line)| (since(at), line)).collect();
+        let said = Said { lines: &lines, from: since(from), to: since(to) };
+        Ok(self.describe(status, !by_itself, &said, &stderr))
     }
 
     /// Whether the command has ended already.
@@ -164,7 +192,7 @@ impl Running {
         Ok(status)
     }
 
-    fn describe(&self, status: ExitStatus, stopped: bool, out: &[u8], err: &[u8]) -> Workload {
+    fn describe(&self, status: ExitStatus, stopped: bool, said: &Said<'_>, err: &[u8]) -> Workload {
         let wall = self.wall.unwrap_or_else(|| self.started.elapsed());
         let mut result = Workload {
             command: self.command.clone(),
@@ -175,15 +203,14 @@ impl Running {
             stderr: tail(&String::from_utf8_lossy(err)).to_owned(),
             ..Workload::default()
         };
-        let out = String::from_utf8_lossy(out);
         let read = match self.reading {
-            Reading::ByTool => parse(&self.command, &out),
-            Reading::Stated => Some((STATED, json::parse(&out))),
+            Reading::ByTool => parse_within(&self.command, said),
+            Reading::Stated => Some((STATED, said.whole(STATED, json::parse(&said.text())))),
         };
         if let Some((tool, parsed)) = read {
             result.tool = Some(tool.to_owned());
             match parsed {
-                Ok(metrics) => result.metrics = metrics,
+                Ok((metrics, note)) => (result.metrics, result.note) = (metrics, note),
                 Err(reason) => result.note = Some(reason),
             }
         }
@@ -273,6 +300,37 @@ mod tests {
             running.finish(GRACE).await.unwrap()
         });
         assert_eq!((result.tool.as_deref(), result.metric("jobs").unwrap().value), (Some("workload"), 7.0));
+    }
+
+    #[test]
+    fn replies_of_the_warm_up_are_left_out() {
+        let reply = |seq: u32| format!("64 bytes from h: icmp_seq={seq} ttl=64 time={seq}.0 ms");
+        let dir = tempfile::tempdir().unwrap();
+        let (first, go) = (dir.path().join("first"), dir.path().join("go"));
+        // One reply before `first` is there, and one after `go` is.
+        let script = format!(
+            "echo '{}'; touch {first}; until test -e {go}; do sleep 0.01; done; echo '{}'",
+            reply(1),
+            reply(2),
+            first = first.display(),
+            go = go.display()
+        );
+        let result = run(async {
+            let command = ["sh", "-c", &script, "ping"].map(str::to_owned);
+            let mut running = start(&command, Echo::No).unwrap();
+            let lines = running.stdout.as_ref().unwrap().0.clone();
+            let deadline = Instant::now() + GRACE;
+            while lines.count() == 0 {
+                assert!(Instant::now() < deadline, "no line came");
+                std::thread::yield_now();
+            }
+            let from = Instant::now();
+            std::fs::write(&go, "").unwrap();
+            running.ended().await.unwrap();
+            running.finish_run(from, Instant::now(), GRACE).await.unwrap()
+        });
+        let value = |name: &str| result.metric(name).map(|m| m.value);
+        assert_eq!((value("received"), value("rtt_mean")), (Some(1.0), Some(2e6)), "{result:?}");
     }
 
     #[test]

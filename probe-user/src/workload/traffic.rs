@@ -41,7 +41,7 @@ impl Traffic<'_> {
     ) -> Result<Option<Workload>, WorkloadError> {
         match self {
             Self::Nothing => Ok(None),
-            Self::Anew(running) => running.finish(grace).await.map(Some),
+            Self::Anew(running) => running.finish_run(from, to, grace).await.map(Some),
             Self::Continuous(continuous) => continuous.run_over(from, to).await.map(Some),
         }
     }

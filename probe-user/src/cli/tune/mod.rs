@@ -144,15 +144,18 @@ pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
     screen.clear();
     drop(writer);
     if let Err(error) = result {
-        // A file without a single run is of no use to anybody.
-        if session::read(&path).is_ok_and(|s| s.runs.is_empty()) {
-            drop(std::fs::remove_file(&path));
-        } else if matches!(error, TuneError::Interrupted) {
+        let begun_here = earlier.is_none();
+        if !(begun_here && discard_empty(&path)) && matches!(error, TuneError::Interrupted) {
             eprintln!("go on with `vfprobe tune --resume {}`", path.display());
         }
         return Err(failure(error));
     }
     finish(globals, args, &root, &state, &request.tries, &path)
+}
+
+/// Removes the file of a session that has not a single run: it is of no use to anybody. Says whether it did.
+fn discard_empty(path: &Path) -> bool {
+    session::read(path).is_ok_and(|s| s.runs.is_empty()) && std::fs::remove_file(path).is_ok()
 }
 
 /// The plan of each configuration, made on the host as it is.
@@ -266,6 +269,10 @@ fn conclude<'a>(assessments: &[Assessment<'a>], format: &Output) -> Conclusion<'
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::apply::memory::MemoryHost;
+    use crate::apply::{Options, apply};
+    use crate::host::read_facts;
+    use crate::plan::{Need, PLAN_SCHEMA, Plan, Step, Target};
     use crate::session::{decode, sample};
     use clap::Parser as _;
 
@@ -293,6 +300,25 @@ mod tests {
             for line in &found.broken {
                 assert!(line.starts_with("fail-if ") && line.contains(" against baseline: "), "{line}");
             }
+        }
+    }
+
+    #[test]
+    fn runs_whose_configuration_did_not_hold_decide_nothing() {
+        for (drifted, best) in [(0, Some("own")), (2, Some("own")), (5, None)] {
+            let mut session = decode(sample::lines(5, &[("own", 0.3)]).as_bytes()).unwrap();
+            for run in session.runs.iter_mut().filter(|run| run.config() == "own").take(drifted) {
+                let lines = ["irq 40: asked for 1, but somebody has set it to 0", "irq 41: it is gone"];
+                run.end.as_mut().unwrap().not_held = lines.map(str::to_owned).to_vec();
+            }
+            let pairs = pairs_within(Named { file: "f", session: &session }, Some(BASELINE), None).unwrap();
+            let assessments: Vec<_> =
+                pairs.into_iter().map(|pair| assess(pair, Detail::Folded, None)).collect();
+            assert_eq!(conclude(&assessments, &Output::default()).best, best, "{drifted}");
+            assert_eq!(assessments[0].after.runs.len(), 5 - drifted);
+            let said = crate::report::sentence::remarks(&assessments[0]);
+            let left_out = "(own) did not keep its configuration: irq 40: asked for 1, but somebody has set it to 0 (and 1 more)";
+            assert_eq!(said.iter().filter(|line| line.ends_with(left_out)).count(), drifted, "{said:?}");
         }
     }
 
@@ -329,6 +355,53 @@ mod tests {
             let found = crate::cli::Cli::try_parse_from(["vfprobe", "tune"].iter().chain(options));
             assert_eq!(found.is_ok(), accepted, "{options:?}");
         }
+    }
+
+    #[test]
+    fn a_session_that_cannot_go_on_keeps_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, state) = (dir.path().join("f.vfprobe"), dir.path().join("state"));
+        // Killed during the warm-up of its first run: the file says what is to be done, and has no run.
+        let boot_id = Some(read_facts(&HostRoot::live()).0.boot_id);
+        let host = session::HostFacts { boot_id, ..session::HostFacts::default() };
+        let mut writer = session::Writer::create(&file, &session::Header::default(), &host).unwrap();
+        let tries = ["baseline", "baseline-again"].map(|name| (name.to_owned(), None)).to_vec();
+        let loads = vec![session::TuningLoad::default()];
+        writer.tuning(&session::Tuning { repeats: 1, tries, loads, ..session::Tuning::default() }).unwrap();
+        drop(writer);
+        let memory = MemoryHost::default();
+        memory.add(Target::DefaultAffinity, cpus("0-3"), None);
+        let step = Step {
+            target: Target::DefaultAffinity,
+            now: cpus("0-3").into(),
+            effective: None,
+            new: cpus("0-1").into(),
+            need: Need::Required,
+            reason: String::new(),
+        };
+        let plan = Plan {
+            schema: PLAN_SCHEMA,
+            config: "own".to_owned(),
+            guests: Vec::new(),
+            guarded: cpus("2"),
+            housekeeping: cpus("0-1"),
+            steps: vec![step],
+            notes: Vec::new(),
+        };
+        apply(&memory, &plan, &StateDir::new(&state).lock().unwrap(), &Options::new()).unwrap();
+        let (file_name, state_name) = (file.to_str().unwrap(), state.to_str().unwrap());
+        let line = ["vfprobe", "-q", "--state-dir", state_name, "tune", "--resume", file_name];
+        let crate::cli::Cli { globals, command } = crate::cli::Cli::parse_from(line);
+        let crate::cli::Command::Tune(args) = command else { panic!("{command:?}") };
+        let failure = run(&globals, &args).unwrap_err();
+        assert!(failure.error.to_string().contains("undo it with `vfprobe rollback`"), "{failure:?}");
+        assert!(session::read(&file).unwrap().tuning.is_some());
+        // One that this call has begun is of no use to anybody.
+        assert!(discard_empty(&file) && !file.exists());
+    }
+
+    fn cpus(list: &str) -> crate::model::CpuSet {
+        list.parse().unwrap()
     }
 
     #[test]

@@ -35,14 +35,16 @@ impl<'a> Screen<'a> {
                     let figures = progress::headline(&finished.snapshot);
                     eprintln!("run {:>3}/{}  {:<14} {figures}", place.number + 1, place.of, name_of(place));
                 }
-                // A failed workload is no detail, and leaves its run out of all comparisons.
+                // What leaves a run out of all comparisons is no detail.
                 let failed = finished.end.workload.as_ref().filter(|workload| !workload.succeeded());
                 let failed = failed.map(|workload| {
                     let last = workload.stderr.lines().last().unwrap_or("it said nothing on standard error");
                     format!("{}: {last}", workload.ending())
                 });
-                let remarks = finished.end.remarks.iter().filter(|_| !self.globals.quiet);
-                for line in failed.iter().chain(remarks) {
+                let end = &finished.end;
+                let not_held = end.not_held.iter().map(|line| format!("not compared: {line}"));
+                let remarks = end.remarks.iter().filter(|_| !self.globals.quiet).cloned();
+                for line in failed.into_iter().chain(not_held).chain(remarks) {
                     eprintln!("             {line}");
                 }
             }

@@ -58,6 +58,8 @@ struct RunJson<'a> {
     from_ns: u64,
     to_ns: u64,
     complete: bool,
+    /// Why it is not compared.
+    unfit: Option<String>,
     probes: &'a [ProbeVerdict],
     remarks: &'a [String],
 }
@@ -240,6 +242,7 @@ fn run(run: &Run) -> RunJson<'_> {
         from_ns: run.snapshot.from_ns,
         to_ns: run.snapshot.to_ns,
         complete: run.end.is_some(),
+        unfit: run.unfit(),
         probes: run.end.as_ref().map_or(&[], |end| end.verdicts.as_slice()),
         remarks: run.end.as_ref().map_or(&[], |end| end.remarks.as_slice()),
     }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    session::{Header, RunStart, line, sample},
+    session::{Header, RunEnd, RunStart, line, sample},
     stats::{Observability, rng::SplitMix64},
 };
 use proptest::prelude::*;
@@ -31,7 +31,11 @@ fn what_is_written_is_read_back() {
     let mut text = with_header(&encoder.start_run(&start()).unwrap());
     text += &encoder.checkpoint(&snapshot).unwrap();
     text += &encoder.end_run(&sample::end(8.0)).unwrap();
+    let drifted = RunEnd { not_held: vec!["irq 40: it is gone".into()], ..RunEnd::default() };
+    text += &encoder.start_run(&start()).unwrap();
+    text += &encoder.end_run(&drifted).unwrap();
     let session = decode(text.as_bytes()).unwrap();
+    assert_eq!(session.runs[1].end.as_ref(), Some(&drifted));
     assert_eq!(session.notes, Vec::<String>::new());
     assert_eq!(session.host, sample::host());
     let run = &session.runs[0];

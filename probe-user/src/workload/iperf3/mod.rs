@@ -6,7 +6,8 @@
 mod json;
 mod text;
 
-use super::{Better, Metric, Unit};
+use super::{Better, Metric, Said, Unit};
+use std::time::Duration;
 
 /// The end-of-test figures of one direction, whichever form they came in.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -51,6 +52,35 @@ pub fn parse(output: &str) -> Result<Vec<Metric>, String> {
     let mut metrics = forward.metrics("");
     metrics.extend(reverse.iter().flat_map(|totals| totals.metrics("_reverse")));
     Ok(metrics)
+}
+
+/// Reads the figures of the time that counts out of iperf3's JSON, from its intervals. `None` when they cannot be told apart from
+/// the rest: as text, in one interval alone, of what a UDP sender sent.
+pub(super) fn parse_within(said: &Said<'_>) -> Option<Vec<Metric>> {
+    let text = said.text();
+    if !text.trim_start().starts_with('{') {
+        return None;
+    }
+    let printed = said.lines.first().map(|(at, _)| *at)?;
+    match json::within(&text, printed, said.from, said.to)? {
+        json::Within::All => parse(&text).ok(),
+        json::Within::Part(forward, reverse) => {
+            let mut metrics = forward.metrics("");
+            metrics.extend(reverse.iter().flat_map(|totals| totals.metrics("_reverse")));
+            Some(metrics)
+        }
+    }
+}
+
+/// How much of its beginning iperf3 itself leaves out of its figures (`-O`, `--omit`).
+pub(super) fn omitted(command: &[String]) -> Duration {
+    let value = |(at, word): (usize, &String)| {
+        let joined =
+            word.strip_prefix("--omit=").or_else(|| word.strip_prefix("-O").filter(|v| !v.is_empty()));
+        let apart = || matches!(word.as_str(), "-O" | "--omit").then(|| command.get(at + 1)).flatten();
+        joined.or_else(|| apart().map(String::as_str))?.parse().ok().map(Duration::from_secs)
+    };
+    command.iter().enumerate().find_map(value).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -143,6 +173,121 @@ iperf Done.
                 assert_eq!(name, expected_name);
                 assert!((value - expected_value).abs() <= 1e-9 * expected_value.abs(), "{name}: {value}");
             }
+        }
+    }
+
+    macro_rules! captured {
+        ($name:literal) => {
+            include_str!(concat!("../../../../tests/fixtures/iperf3/", $name, ".json"))
+        };
+    }
+
+    /// What iperf3 3.12 printed over a loopback, without the streams' own figures.
+    const TCP_OMIT: &str = captured!("tcp-omit");
+    const TCP_REVERSE: &str = captured!("tcp-reverse");
+    const UDP: &str = captured!("udp");
+    const UDP_REVERSE: &str = captured!("udp-reverse");
+    const BIDIR: &str = captured!("bidir");
+    const INTERRUPTED: &str = captured!("interrupted");
+
+    #[test]
+    fn of_a_test_the_seconds_that_count_are_taken() {
+        let of = |bytes: f64, seconds: f64| bytes * 8.0 / seconds;
+        // When it was printed, from when to when counts (ms since iperf3's start), and the figures; `None`: they are not told apart.
+        type Case<'a> = (&'a str, (u64, u64, u64), Option<&'a [(&'a str, f64)]>);
+        let all_received = [("throughput", 49_974_976.245_063_625), ("retransmits", 0.0)];
+        let two = [("throughput", of(12_451_840.0, 1.997_263_014_316_558_8)), ("retransmits", 0.0)];
+        let cases: [Case<'_>; 12] = [
+            // iperf3 left the first second out itself; the rest is the receiver's count.
+            (TCP_OMIT, (4050, 1050, 4060), Some(&all_received)),
+            // What was counted began a second later than that: the sender's count of the last two intervals.
+            (TCP_OMIT, (4050, 2050, 4060), Some(&two)),
+            // It was over late, so that it may have begun late, too: the second of the three ends outside, and the third.
+            (
+                TCP_OMIT,
+                (5900, 2050, 5000),
+                Some(&[("throughput", 50_323_747.240_408_465), ("retransmits", 0.0)]),
+            ),
+            (TCP_OMIT, (4050, 3900, 4060), None),
+            (
+                TCP_REVERSE,
+                (3020, 1000, 3100),
+                Some(&[("throughput", of(12_582_912.0, 2.000_005_066_394_806))]),
+            ),
+            (
+                TCP_REVERSE,
+                (3020, 60, 3100),
+                Some(&[("throughput", 50_330_003.886_539_7), ("retransmits", 0.0)]),
+            ),
+            // What a UDP client sent is not what arrived.
+            (UDP, (2020, 1000, 2100), None),
+            (
+                UDP,
+                (2020, 50, 2100),
+                Some(&[
+                    ("throughput", 5_111_176.769_668_946),
+                    ("jitter", 4_627.463_030_257_68),
+                    ("loss", 0.0),
+                ]),
+            ),
+            (
+                UDP_REVERSE,
+                (2020, 1000, 2100),
+                Some(&[
+                    ("throughput", 4_980_711.062_624_856),
+                    ("jitter", 38_868.219_009_699_58),
+                    ("loss", 0.0),
+                ]),
+            ),
+            (
+                BIDIR,
+                (2020, 1000, 2100),
+                Some(&[
+                    ("throughput", of(6_291_456.0, 1.002_913_951_873_779_3)),
+                    ("retransmits", 0.0),
+                    ("throughput_reverse", of(6_291_456.0, 1.002_913_951_873_779_3)),
+                ]),
+            ),
+            // Ended with the run: the receiver's count is not known either way.
+            (
+                INTERRUPTED,
+                (2420, 1000, 2415),
+                Some(&[("throughput", of(8_912_896.0, 1.412_524_014_711_38)), ("retransmits", 0.0)]),
+            ),
+            (TCP_TEXT, (2000, 0, 2000), None),
+        ];
+        for (text, (printed, from, to), expected) in cases {
+            let ms = Duration::from_millis;
+            let lines: Vec<(Duration, String)> =
+                text.split_inclusive('\n').map(|line| (ms(printed), line.to_owned())).collect();
+            let found = parse_within(&Said { lines: &lines, from: ms(from), to: ms(to) });
+            let Some(expected) = expected else {
+                assert_eq!(found, None, "{printed} {from} {to}");
+                continue;
+            };
+            let found = found.unwrap_or_else(|| panic!("{printed} {from} {to}: no figures: {text}"));
+            let found: Vec<(&str, f64)> = found.iter().map(|m| (m.name.as_str(), m.value)).collect();
+            assert_eq!(found.len(), expected.len(), "{found:?}");
+            for ((name, value), (expected_name, expected_value)) in found.iter().zip(expected) {
+                assert_eq!(name, expected_name);
+                let near = (value - expected_value).abs() <= 1e-9 * expected_value.abs();
+                assert!(near, "{printed} {from} {to}: {name}: {value}, not {expected_value}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_iperf3_is_told_to_omit() {
+        for (line, seconds) in [
+            ("iperf3 -c h -O 2 -J", 2),
+            ("iperf3 -c h -O2", 2),
+            ("iperf3 -c h --omit 3", 3),
+            ("iperf3 -c h --omit=3", 3),
+            ("iperf3 -c h -O", 0),
+            ("iperf3 -c h", 0),
+        ] {
+            let command: Vec<String> = line.split(' ').map(str::to_owned).collect();
+            assert_eq!(omitted(&command), Duration::from_secs(seconds), "{line}");
         }
     }
 

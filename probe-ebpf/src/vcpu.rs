@@ -15,8 +15,6 @@ pub struct Vcpu {
     pub tgid: u32,
     /// KVM's `vcpu_id`: on x86 also the APIC id the guest sees.
     pub vcpu_id: u32,
-    /// 1 while the thread is on a CPU.
-    pub running: u32,
     /// The CPU it runs on, or ran on last.
     pub cpu: u32,
     /// The thread; 0 = not in use.
@@ -27,6 +25,8 @@ pub struct Vcpu {
     pub index: u32,
     /// 1 = a return to the VMM has been seen, and so every later one will be.
     pub returns_seen: u32,
+    /// Unused.
+    pub pad: u32,
     /// Address of its `struct kvm_vcpu` while it cannot be another one: since an entry, until the thread returns to the
     /// VMM. 0 = not known, or returns are not seen.
     pub kvm: u64,
@@ -34,6 +34,8 @@ pub struct Vcpu {
     pub switches: u64,
     /// Times of the last switch-ins (ns), at `switches % SWITCHES_KEPT`.
     pub switched_ns: [u64; SWITCHES_KEPT],
+    /// When it was switched out before (ns), at the place of the switch-in that followed or will follow.
+    pub left_ns: [u64; SWITCHES_KEPT],
     /// State of `vm_exit`.
     pub exit: VcpuExit,
     /// State of `irq_delivery`.
@@ -61,8 +63,47 @@ unsafe impl aya::Pod for VcpuKey {}
 
 const _: () = assert!(
     size_of::<Vcpu>()
-        == 48 + 8 * SWITCHES_KEPT + size_of::<VcpuExit>() + size_of::<VcpuIrq>() + size_of::<VcpuSched>()
+        == 48 + 16 * SWITCHES_KEPT + size_of::<VcpuExit>() + size_of::<VcpuIrq>() + size_of::<VcpuSched>()
 );
+
+/// What a vCPU's thread did when an interrupt was accepted for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// It was on a CPU.
+    Running,
+    /// It was not, and was given one at this time (ns).
+    WokenAt(u64),
+    /// It has been switched in too often since.
+    Unknown,
+}
+
+/// What a thread did at `ns`, told afterwards from its last switches, as `Vcpu` keeps them. The thread itself asks, so it is
+/// running.
+///
+/// By the times that the events have on their CPUs: a flag that another CPU sets tells what that CPU had come to when it
+/// was looked at, some microseconds after the accept; meanwhile the thread may have been switched out or in.
+#[inline(always)]
+#[must_use]
+pub fn at_that_time(
+    ns: u64,
+    switches: u64,
+    left_ns: &[u64; SWITCHES_KEPT],
+    switched_ns: &[u64; SWITCHES_KEPT],
+) -> Then {
+    let mut number = switches;
+    for _ in 0..SWITCHES_KEPT {
+        let place = number as usize & (SWITCHES_KEPT - 1);
+        // On a CPU from then until the next switch-out, which was seen to be later.
+        if number == 0 || switched_ns[place] <= ns {
+            return Then::Running;
+        }
+        if left_ns[place] <= ns {
+            return Then::WokenAt(switched_ns[place]);
+        }
+        number -= 1;
+    }
+    Then::Unknown
+}
 
 #[cfg(target_arch = "bpf")]
 mod bpf {
@@ -231,7 +272,6 @@ mod bpf {
             vcpu.index = index;
             vcpu.tgid = tgid;
             vcpu.vcpu_id = vcpu_id;
-            vcpu.running = 1;
             vcpu.cpu = crate::kernel::cpu();
             vcpu_sched::bpf::learn(vcpu, ns);
         }
@@ -296,7 +336,7 @@ mod bpf {
         };
         vcpu.cpu = crate::kernel::cpu();
         irq_delivery::bpf::on_entry(vcpu, ns);
-        vm_exit::bpf::on_entry(vcpu, tid, ns);
+        vm_exit::bpf::on_entry(vcpu, tid, kvm, ns);
     }
 
     // match-proto:v5.15:arch/x86/kvm/trace.h:kvm_entry(struct kvm_vcpu *vcpu)
@@ -329,7 +369,10 @@ mod bpf {
         }
         let ns = now();
         if was && let Some(vcpu) = of_thread_at_switch(prev) {
-            vcpu.running = 0;
+            let next_in = vcpu.switches.wrapping_add(1) as usize & (SWITCHES_KEPT - 1);
+            if let Some(place) = vcpu.left_ns.get_mut(next_in) {
+                *place = ns;
+            }
             let parting = parting();
             vcpu_sched::bpf::switched_out(vcpu, parting == Parting::Runnable, next_task, ns);
             if parting == Parting::Ended {
@@ -343,7 +386,6 @@ mod bpf {
             }
             vcpu_sched::bpf::switched_in(vcpu, ns);
             vcpu.cpu = crate::kernel::cpu();
-            vcpu.running = 1;
         }
     }
 
@@ -400,3 +442,53 @@ mod bpf {
 
 #[cfg(target_arch = "bpf")]
 pub(crate) use bpf::{at, hinted, id_of, is_guest, of_thread, of_thread_here, pid_of, thread_of};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Then::{Running, Unknown, WokenAt};
+
+    #[test]
+    fn what_a_thread_did_at_a_time() {
+        /// Switch-outs, each with the switch-in that follows, and what the thread did at time 100.
+        type Case = (&'static [(u64, u64)], Then);
+        let cases: [Case; 9] = [
+            (&[], Running),
+            // Asleep, and woken by it.
+            (&[(50, 150)], WokenAt(150)),
+            // Asleep, woken, preempted before it entered its guest: the wait ended with the first switch-in.
+            (&[(50, 150), (160, 190)], WokenAt(150)),
+            // Switched in just before, and just after.
+            (&[(50, 99)], Running),
+            (&[(50, 100)], Running),
+            (&[(50, 101)], WokenAt(101)),
+            // Fell asleep just before, and just after.
+            (&[(50, 60), (100, 150)], WokenAt(150)),
+            (&[(50, 60), (101, 150)], Running),
+            (&[(50, 60), (101, 150), (160, 170)], Running),
+        ];
+        for (switches, expected) in cases {
+            assert_eq!(at_100(switches), expected, "{switches:?}");
+        }
+    }
+
+    #[test]
+    fn too_many_switches_tell_nothing_and_one_less_does() {
+        let after = |count: u64| (1..=count).map(|n| (100 + 10 * n, 105 + 10 * n));
+        let asleep: Vec<(u64, u64)> = [(50, 105)].into_iter().chain(after(7)).collect();
+        assert_eq!(at_100(&asleep), WokenAt(105));
+        let forgotten: Vec<(u64, u64)> = [(50, 105)].into_iter().chain(after(8)).collect();
+        assert_eq!(at_100(&forgotten), Unknown);
+        let ran: Vec<(u64, u64)> = [(50, 60)].into_iter().chain(after(7)).collect();
+        assert_eq!(at_100(&ran), Running);
+    }
+
+    fn at_100(switches: &[(u64, u64)]) -> Then {
+        let (mut left_ns, mut switched_ns) = ([0; SWITCHES_KEPT], [0; SWITCHES_KEPT]);
+        for (number, (left, switched)) in (1..).zip(switches) {
+            left_ns[number % SWITCHES_KEPT] = *left;
+            switched_ns[number % SWITCHES_KEPT] = *switched;
+        }
+        at_that_time(100, switches.len() as u64, &left_ns, &switched_ns)
+    }
+}

@@ -1,5 +1,5 @@
 # What vfprobe counts, with a tracefs capture of the same time beside it for the oracle (tests/tests/lab_eval).
-# Two guests of two vCPUs with a VF each, whose VFs use equal guest vector numbers; idle and loaded host.
+# A function is hooked. Two guests of two vCPUs with a VF each, whose VFs use equal guest vector numbers; idle and loaded host.
 # lab: cpus=2
 # lab: limit=500
 . /lab/support/lab.sh
@@ -17,14 +17,20 @@ capture_on() {
     kvm/kvm_inj_virq kvm/kvm_entry kvm/kvm_exit kvm/kvm_eoi kvm/kvm_userspace_exit kvm/kvm_vcpu_wakeup; do
     echo 1 >"$TRACE/events/$event/enable"
   done
+  # Whether an exit was handled by its handler or on a fast path: no event tells that.
+  echo svm_handle_exit >"$TRACE/set_ftrace_filter" && echo function >"$TRACE/current_tracer"
 }
 capture_end() { echo 0 >"$TRACE/tracing_on"; }
 capture_save() {
   { cat "$TRACE/trace"; cat "$TRACE"/per_cpu/cpu*/stats | sed -n 's/^\(overrun\|dropped events\): \([1-9][0-9]*\)/CPU [LOST \2 EVENTS]/p'; } >"$TRACE_FILE"
+  echo nop >"$TRACE/current_tracer"
   rmdir "$TRACE"
 }
 
 pf_up 2 || exit 1
+# What no machine without tracing of functions shows: the hook of a function.
+vfprobe doctor >/out/doctor
+check function-hooked grep -q 'ok  *functions  *irq_set_vcpu_affinity can be hooked' /out/doctor
 guest_vf_start vm1 192.168.0.101 2 0 && guest_vf_start vm2 192.168.0.102 2 1
 guest_wait vm1 && guest_wait vm2 || exit 1
 {

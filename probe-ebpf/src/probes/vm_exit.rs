@@ -22,6 +22,8 @@ pub struct VcpuExit {
     pub isa: u32,
     /// Time of the last entry; 0 = unknown.
     pub entry_ns: u64,
+    /// The guest's clock that KVM had read last, at that entry; [`CLOCK_UNKNOWN`] when it cannot be read.
+    pub clock: u64,
     /// Time spent in the guest (ns).
     pub guest_ns: u64,
     /// Halts that ended while polling.
@@ -52,6 +54,10 @@ pub struct ExitSeries {
     pub isa: u32,
     /// Exit code, without VMX's flag bits.
     pub code: u32,
+    /// Unused.
+    pub pad: u32,
+    /// Of the exits in its histogram: those of a fast path, which entered the guest again at once.
+    pub fast: u64,
 }
 
 /// Key of a series whose code has no place in the vCPU's table.
@@ -89,7 +95,19 @@ pub fn host_vector(isa: u32, reason: u32, intr_info: u32) -> Option<u32> {
     if external && intr_info >> 31 == 1 { Some(intr_info & 0xff) } else { None }
 }
 
-const _: () = assert!(size_of::<VcpuExit>() == 64 + 8 * USER_REASONS + 2 * DIRECT_CODES);
+/// No clock of a guest: it would take centuries to get there.
+pub const CLOCK_UNKNOWN: u64 = u64::MAX;
+
+/// Whether the guest is entered again on a fast path: KVM reads the guest's clock behind the loop of `vcpu_enter_guest()`
+/// (`vcpu->arch.last_guest_tsc`, arch/x86/kvm/x86.c), and a fast path stays in that loop.
+#[inline(always)]
+#[must_use]
+pub fn is_fast(before: u64, now: u64) -> bool {
+    now == before && now != CLOCK_UNKNOWN
+}
+
+const _: () = assert!(size_of::<ExitSeries>() == 32);
+const _: () = assert!(size_of::<VcpuExit>() == 72 + 8 * USER_REASONS + 2 * DIRECT_CODES);
 
 /// The code's place in a vCPU's table.
 #[inline(always)]
@@ -103,7 +121,7 @@ pub fn direct(code: u32) -> Option<usize> {
 }
 
 #[cfg(feature = "user")]
-// SAFETY: `repr(C)`, u32 only, no padding.
+// SAFETY: `repr(C)`, integers only, no padding (asserted above), every bit pattern is valid.
 unsafe impl aya::Pod for ExitSeries {}
 #[cfg(feature = "user")]
 // SAFETY: `repr(C)`, two u32, no padding.
@@ -117,7 +135,9 @@ pub(crate) mod bpf {
     use super::*;
     use crate::control::{Lost, Table};
     use crate::hist::Hist;
-    use crate::kernel::{SEEN, current, element, in_window, lost, next_index, now, offsets, read_record};
+    use crate::kernel::{
+        SEEN, current, element, in_window, lost, next_index, now, offsets, read_field, read_record,
+    };
     use crate::probes::irq_delivery;
     use crate::vcpu::{self, Vcpu};
     use aya_ebpf::{
@@ -141,6 +161,7 @@ pub(crate) mod bpf {
     static EXIT_VECTORS: HashMap<ExitVector, u64> = HashMap::with_max_entries(64, 0);
 
     offsets!(
+        OFF_LAST_GUEST_TSC,
         REC_EXIT_REASON,
         REC_EXIT_ISA,
         REC_EXIT_INTR_INFO,
@@ -172,10 +193,13 @@ pub(crate) mod bpf {
         exit.isa = isa;
     }
 
-    /// Called at each guest entry, before the guest runs.
+    /// Called at each guest entry, before the guest runs. `kvm`: address of the `struct kvm_vcpu`, 0 when not known.
     #[inline(always)]
-    pub(crate) fn on_entry(vcpu: &mut Vcpu, tid: u32, ns: u64) {
+    pub(crate) fn on_entry(vcpu: &mut Vcpu, tid: u32, kvm: u64, ns: u64) {
         vcpu.exit.entry_ns = ns;
+        let clock = read_field(kvm, &OFF_LAST_GUEST_TSC).unwrap_or(CLOCK_UNKNOWN);
+        let fast = is_fast(vcpu.exit.clock, clock);
+        vcpu.exit.clock = clock;
         if vcpu.exit.exit_ns == 0 {
             return;
         }
@@ -191,6 +215,9 @@ pub(crate) mod bpf {
         };
         if let Some(hist) = element(&EXIT_HIST, series) {
             hist.record(ns - left);
+        }
+        if fast && let Some(series) = element(&EXITS, series) {
+            series.fast += 1;
         }
     }
 
@@ -229,6 +256,8 @@ pub(crate) mod bpf {
             vcpu_id: vcpu.vcpu_id,
             isa: vcpu.exit.isa,
             code: vcpu.exit.code,
+            pad: 0,
+            fast: 0,
         };
         Some(index)
     }
@@ -373,6 +402,21 @@ mod tests {
             (MSR_WRITE, 0, None),
         ] {
             assert_eq!(host_vector(ISA_VMX, reason, info), expected, "{reason} {info:#x}");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_stands_still_is_a_fast_path_s() {
+        for (before, now, expected) in [
+            (5, 5, true),
+            (5, 6, false),
+            // A vCPU that has not left its guest but by fast paths.
+            (0, 0, true),
+            (CLOCK_UNKNOWN, CLOCK_UNKNOWN, false),
+            (5, CLOCK_UNKNOWN, false),
+            (CLOCK_UNKNOWN, 5, false),
+        ] {
+            assert_eq!(is_fast(before, now), expected, "{before} {now}");
         }
     }
 

@@ -10,10 +10,11 @@ use crate::model::CpuSet;
 use crate::probes::hook::{Candidate, Kind};
 use crate::probes::{
     Hook, KernelFacts, MapReader, Missing, Needs, PROBES, ProbeReport, ProbeSpec, ReadError, Role, Verdict,
+    vm_exit,
 };
 use aya::maps::{Array, HashMap};
-use aya::programs::{Program, ProgramError, RawTracePoint, TracePoint};
-use aya::{Ebpf, EbpfLoader};
+use aya::programs::{FExit, Program, ProgramError, RawTracePoint, TracePoint};
+use aya::{Btf, Ebpf, EbpfLoader};
 use probe_ebpf::control::{Lost, Window};
 use probe_ebpf::probes::irq_delivery::STAGES;
 use probe_ebpf::probes::packet_path::{FOLLOWED_PER_STRETCH, HOPS};
@@ -106,6 +107,7 @@ impl Loaded {
                 Needs::Nothing | Needs::Vcpu => attach_probe(&mut loaded.ebpf, probe, &loaded.facts),
             });
         }
+        add_fast_paths(&mut loaded.reports, &loaded.facts);
         withdraw_dependents(&mut loaded.reports);
         Ok(loaded)
     }
@@ -216,6 +218,7 @@ impl Loaded {
         let infos = names.filter_map(|name| match self.ebpf.program(name)? {
             Program::RawTracePoint(program) => program.info().ok(),
             Program::TracePoint(program) => program.info().ok(),
+            Program::FExit(program) => program.info().ok(),
             _ => None,
         });
         let (time, runs) = infos.fold((Duration::ZERO, 0), |(time, runs), info| {
@@ -415,7 +418,7 @@ pub(super) fn attach_probe(ebpf: &mut Ebpf, probe: &ProbeSpec, facts: &KernelFac
 }
 
 /// Tries a hook's programs in order; the error says why none could be attached.
-fn attach_hook(ebpf: &mut Ebpf, hook: &Hook, facts: &KernelFacts) -> Result<Kind, String> {
+pub(super) fn attach_hook(ebpf: &mut Ebpf, hook: &Hook, facts: &KernelFacts) -> Result<Kind, String> {
     let mut reasons = Vec::new();
     for candidate in hook.candidates(facts)? {
         match attach(ebpf, hook, candidate) {
@@ -465,6 +468,20 @@ fn attach(ebpf: &mut Ebpf, hook: &Hook, candidate: Candidate) -> Result<(), Prog
             let (system, name) = hook.event.split_once('/').unwrap_or(("", hook.event));
             program.attach(system, name).map(drop)
         }
+        Kind::Return => {
+            let program: &mut FExit = program.try_into()?;
+            program.load(hook.name(), &Btf::from_sys_fs()?)?;
+            program.attach().map(drop)
+        }
+    }
+}
+
+/// What `vm_exit` has of a hook of `vcpu`.
+fn add_fast_paths(reports: &mut [ProbeReport], facts: &KernelFacts) {
+    let Some((vcpu, rest)) = reports.split_first_mut() else { return };
+    let own = rest.iter_mut().find(|report| report.probe == vm_exit::SPEC.name);
+    if let Some(ProbeReport { verdict: Verdict::Ready { missing }, .. }) = own {
+        missing.extend(vm_exit::without_fast_paths(facts, vcpu));
     }
 }
 

@@ -4,6 +4,7 @@
 mod adopt;
 pub mod facts;
 pub mod format;
+mod functions;
 #[cfg(test)]
 mod kernels;
 mod loader;

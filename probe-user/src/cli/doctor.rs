@@ -6,7 +6,7 @@ use super::{
     print,
 };
 use crate::{
-    bpf::facts::read_facts,
+    bpf::{Loaded, facts::read_facts},
     host::{
         HostRoot,
         health::{Finding, HealthFacts, Level, examine, read_health},
@@ -42,7 +42,8 @@ struct Document<'a> {
 pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
     let Args { json } = args;
     let facts = read_health(&HostRoot::live());
-    let findings = all_findings(&facts, &read_facts(&HostRoot::live()).hidden(PROBES));
+    let mut findings = all_findings(&facts, &read_facts(&HostRoot::live()).hidden(PROBES));
+    insert(&mut findings, functions(Loaded::try_functions(&HostRoot::live()).map_err(|e| e.to_string())));
     let blocking = count(&findings, Level::Fail);
     let text = if *json {
         let document = Document { schema: SCHEMA, host: &facts.host, findings: &findings, blocking };
@@ -57,10 +58,50 @@ pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
 /// Everything that doctor says, in the order it is printed.
 fn all_findings(facts: &HealthFacts, hidden: &[Hidden]) -> Vec<Finding> {
     let mut findings = examine(facts);
-    let at = findings.iter().rposition(|finding| finding.check == "tracefs").map_or(0, |last| last + 1);
     let missing = facts.events.as_ref().map(|events| tracepoints(events, hidden)).unwrap_or_default();
-    findings.splice(at..at, missing);
+    insert(&mut findings, missing);
     findings
+}
+
+/// Puts findings of hooks behind those of tracefs.
+fn insert(findings: &mut Vec<Finding>, hooks: Vec<Finding>) {
+    let last =
+        findings.iter().rposition(|finding| ["tracefs", "tracepoints"].contains(&finding.check.as_str()));
+    let at = last.map_or(0, |last| last + 1);
+    findings.splice(at..at, hooks);
+}
+
+/// Which functions of the kernel can be hooked, by having tried; the error says why none could be.
+fn functions(tried: Result<Vec<(&'static str, Option<String>)>, String>) -> Vec<Finding> {
+    const CHECK: &str = "functions";
+    let refused = |found: String, figures: &[&str]| {
+        let figures = figures.join(", ");
+        let cost = format!("the probe irq_delivery works, but these are not observable: {figures}");
+        let fix = "a kernel with CONFIG_FUNCTION_TRACER and CONFIG_DEBUG_INFO_BTF that is not locked down";
+        Finding::warn(CHECK, found, cost, fix)
+    };
+    let hooks = || PROBES.iter().flat_map(|probe| probe.hooks).filter(|hook| hook.is_return());
+    let figure = |name: &str| {
+        hooks().find(|hook| hook.name() == name).and_then(|hook| match hook.role {
+            Role::Required => None,
+            Role::Figure(figure) => Some(figure),
+        })
+    };
+    match tried {
+        Err(reason) => {
+            let figures: Vec<&str> = hooks().filter_map(|hook| figure(hook.name())).collect();
+            vec![refused(format!("not tried: {reason}"), &figures)]
+        }
+        Ok(tried) => tried
+            .into_iter()
+            .map(|(name, refusal)| match refusal {
+                None => Finding::ok(CHECK, format!("{name} can be hooked")),
+                Some(reason) => {
+                    refused(format!("{name} cannot be hooked: {reason}"), figure(name).as_slice())
+                }
+            })
+            .collect(),
+    }
 }
 
 /// Which probes lack events on this kernel, or find them changed.
@@ -71,7 +112,8 @@ fn tracepoints(events: &BTreeSet<String>, hidden: &[Hidden]) -> Vec<Finding> {
     let there = |event: &str| events.contains(event) || vectors && event.starts_with("irq_vectors/");
     let mut findings = Vec::new();
     for probe in PROBES {
-        let missing: Vec<_> = probe.hooks.iter().filter(|hook| !there(hook.event)).collect();
+        let missing: Vec<_> =
+            probe.hooks.iter().filter(|hook| !hook.is_return() && !there(hook.event)).collect();
         if missing.is_empty() {
             continue;
         }
@@ -198,6 +240,28 @@ mod tests {
             missing[1].1.as_ref().is_some_and(|cost| cost.ends_with("not observable: irq")),
             "{missing:?}"
         );
+    }
+
+    #[test]
+    fn functions_are_judged_by_having_tried() {
+        const NAME: &str = "irq_set_vcpu_affinity";
+        let cost = "the probe irq_delivery works, but these are not observable: taken_back";
+        for (tried, level, found) in [
+            (Ok(vec![(NAME, None)]), Level::Ok, "irq_set_vcpu_affinity can be hooked"),
+            (
+                Ok(vec![(NAME, Some("fexit: no such function in BTF".to_owned()))]),
+                Level::Warn,
+                "irq_set_vcpu_affinity cannot be hooked: fexit: no such function in BTF",
+            ),
+            (Err("no privilege".to_owned()), Level::Warn, "not tried: no privilege"),
+        ] {
+            let findings = functions(tried);
+            let [Finding { level: judged, found: said, cost: costs, .. }] = &findings[..] else {
+                panic!("{findings:?}")
+            };
+            assert_eq!((*judged, said.as_str()), (level, found));
+            assert_eq!(costs.as_deref(), (level == Level::Warn).then_some(cost));
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub struct KernelFacts {
     pub globals: BTreeMap<&'static str, u64>,
     /// Why a global could not be resolved.
     pub unresolved: BTreeMap<&'static str, String>,
-    /// Arguments of raw tracepoints by event name, where BTF tells them.
+    /// Arguments of raw tracepoints by event name, and of hooked functions, where BTF tells them.
     pub raw: BTreeMap<&'static str, Vec<Param>>,
     /// Names of the reasons for dropping a packet (`enum skb_drop_reason`), where BTF tells them.
     pub drop_reasons: BTreeMap<u32, String>,
@@ -32,12 +32,15 @@ impl KernelFacts {
     #[must_use]
     pub fn objection(&self, hook: &Hook, kind: Kind, variant: &Variant) -> Option<String> {
         match kind {
-            Kind::Raw => match self.raw.get(hook.name()) {
+            Kind::Raw | Kind::Return => match self.raw.get(hook.name()) {
                 Some(params) if !(variant.fits)(params) => {
                     return Some("its arguments do not carry what is needed on this kernel".to_owned());
                 }
                 // Without BTF the attempt itself tells.
-                None if self.no_btf.is_none() => return Some("no such event in BTF".to_owned()),
+                None if self.no_btf.is_none() => {
+                    let what = if kind == Kind::Return { "function" } else { "event" };
+                    return Some(format!("no such {what} in BTF"));
+                }
                 _ => {}
             },
             Kind::Classic => {
@@ -187,5 +190,15 @@ mod tests {
         assert_eq!(programs(&facts).unwrap(), ["exit_raw", "exit_tp"]);
         facts.raw.insert("kvm_exit", vec![param("struct kvm_vcpu *")]);
         assert_eq!(programs(&facts).unwrap(), ["exit_tp"]);
+    }
+
+    #[test]
+    fn a_function_has_one_program() {
+        let hook = Hook { event: "fexit/kvm_exit", classic: None, ..HOOK };
+        let mut facts = KernelFacts::default();
+        assert_eq!(hook.candidates(&facts).unwrap_err(), "fexit: no such function in BTF");
+        facts.raw.insert("kvm_exit", vec![param("unsigned int")]);
+        let found = hook.candidates(&facts).unwrap();
+        assert_eq!(found, [hook::Candidate { kind: Kind::Return, program: "exit_raw" }]);
     }
 }

@@ -54,6 +54,16 @@ pub static SPEC: ProbeSpec = ProbeSpec {
             ),
         },
         Hook {
+            event: "fexit/irq_set_vcpu_affinity",
+            role: Role::Figure("taken_back"),
+            raw: Some(Variant {
+                program: "irq_affinity_ret",
+                needs: &["VCPU_INFO"],
+                fits: number_and_pointer,
+            }),
+            classic: None,
+        },
+        Hook {
             event: "kvm/kvm_apicv_inhibit_changed",
             role: Role::Figure("apicv_inhibits"),
             raw: hook::raw("irq_inhibit_raw", &[]),
@@ -116,6 +126,11 @@ pub static SPEC: ProbeSpec = ProbeSpec {
 fn irte_update_is_known(params: &[Param]) -> bool {
     let pointer = |at: usize| params.get(at).is_some_and(|p| p.type_name.contains('*'));
     matches!((params.len(), pointer(1)), (6, false) | (5, true))
+}
+
+/// (irq, vcpu_info): without these the function is another one.
+fn number_and_pointer(params: &[Param]) -> bool {
+    matches!(params, [irq, info] if irq.type_name == "unsigned int" && info.type_name.ends_with('*'))
 }
 
 fn collect(

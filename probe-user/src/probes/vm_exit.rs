@@ -1,12 +1,14 @@
 //! `vm_exit`: why vCPUs leave their guest, how often, and how long the host keeps the CPU (docs/probes.md).
 
-use super::hook::{self, Variant};
+use super::hook::{self, Kind, Variant};
 use super::{
-    Hook, MapReader, Names, Needs, ProbeReport, ProbeSpec, ReadError, Role, exit_names, user_exit_names,
+    Hook, KernelFacts, MapReader, Missing, Names, Needs, ProbeReport, ProbeSpec, ReadError, Role, exit_names,
+    user_exit_names,
 };
 use crate::btf::Param;
 use crate::stats::{Counter, Histogram, Labels, Observability, Series, Snapshot};
 use probe_ebpf::control::Table;
+use probe_ebpf::layout::LAST_GUEST_TSC;
 use probe_ebpf::probes::vm_exit::VcpuExit;
 use std::collections::BTreeMap;
 
@@ -43,6 +45,24 @@ pub(super) fn reason_comes_first(params: &[Param]) -> bool {
     params.len() == 3 && !params[0].type_name.contains('*')
 }
 
+/// Entries on fast paths are counted by `vcpu`'s program for `kvm_entry`, where it gets the vCPU's address and knows what
+/// to read there; else this says why they are not.
+pub fn without_fast_paths(facts: &KernelFacts, vcpu: &ProbeReport) -> Option<Missing> {
+    const EVENT: &str = "kvm/kvm_entry";
+    let raw = |(event, kind): &(String, String)| event == EVENT && kind == Kind::Raw.as_str();
+    let reason = if !vcpu.attached.iter().any(raw) {
+        "its record does not tell the vCPU's address"
+    } else if facts.globals.contains_key(LAST_GUEST_TSC) {
+        return None;
+    } else {
+        facts.unresolved.get(LAST_GUEST_TSC).map_or("not resolved", String::as_str)
+    };
+    Some(Missing { event: EVENT.to_owned(), loses: FAST_PATH.to_owned(), reason: reason.to_owned() })
+}
+
+/// The figure.
+const FAST_PATH: &str = "fastpath";
+
 fn collect(
     maps: &dyn MapReader,
     names: &Names<'_>,
@@ -63,6 +83,9 @@ fn collect(
             *interrupts.entry((labels.clone(), kind)).or_default() += histogram.n();
         }
         labels.insert("reason".into(), exit_names::exit_name(series.isa, series.code));
+        if series.fast > 0 && report.loses(FAST_PATH).is_none() {
+            out.counters.push(counter(FAST_PATH, labels.clone(), series.fast));
+        }
         out.series.push(Series {
             probe: SPEC.name.into(),
             labels,
@@ -136,6 +159,32 @@ fn add_vcpu(report: &ProbeReport, exit: &VcpuExit, outside: Outside, labels: &La
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn fast_paths_are_hidden_where_they_cannot_be_known() {
+        for (kind, known, expected) in [
+            (Kind::Raw, true, None),
+            (Kind::Raw, false, Some("no kvm_vcpu.arch.last_guest_tsc in BTF")),
+            (Kind::Classic, true, Some("its record does not tell the vCPU's address")),
+        ] {
+            let mut facts = KernelFacts::default();
+            if known {
+                facts.globals.insert(LAST_GUEST_TSC, 4000);
+            } else {
+                facts.unresolved.insert(LAST_GUEST_TSC, "no kvm_vcpu.arch.last_guest_tsc in BTF".to_owned());
+            }
+            let vcpu = ProbeReport {
+                probe: "vcpu".to_owned(),
+                verdict: super::super::Verdict::Ready { missing: vec![] },
+                attached: vec![("kvm/kvm_entry".to_owned(), kind.as_str().to_owned())],
+            };
+            let missing = without_fast_paths(&facts, &vcpu);
+            assert_eq!(missing.as_ref().map(|m| m.reason.as_str()), expected, "{kind:?} {known}");
+            assert!(
+                missing.is_none_or(|m| (m.loses.as_str(), m.event.as_str()) == ("fastpath", "kvm/kvm_entry"))
+            );
+        }
+    }
 
     #[test]
     fn time_outside_the_guest_is_halted_or_the_hosts() {

@@ -103,7 +103,7 @@ pub(super) fn teach_object(ebpf: &mut Ebpf, tids: &[u32]) {
     for (id, tid) in (0..).zip(tids) {
         change_vcpu(ebpf, id, |vcpu| {
             (vcpu.tid, vcpu.live, vcpu.tgid, vcpu.vcpu_id) = (*tid, *tid, own, id);
-            (vcpu.index, vcpu.running) = (id, 1);
+            vcpu.index = id;
         });
         let mut ids: HashMap<_, u32, u32> = ebpf.map_mut("VCPU_IDS").unwrap().try_into().unwrap();
         ids.insert(tid, id, 0).unwrap();

@@ -6,7 +6,7 @@ use super::slow_path::stay_here;
 use aya::maps::{Array, PerCpuArray, PerCpuValues};
 use aya::programs::{RawTracePoint, RawTracePointRunOptions, TestRun as _};
 use probe_ebpf::control::{Table, Window};
-use probe_ebpf::layout::IRQFD_INJECT;
+use probe_ebpf::layout::{IRQFD_INJECT, LAST_GUEST_TSC};
 use probe_ebpf::probes::cpu_noise::{Kind, NoiseCpu};
 use probe_ebpf::probes::irq_delivery::{InIrq, unpack_vector};
 use probe_ebpf::probes::vm_exit::ISA_VMX;
@@ -30,6 +30,8 @@ pub(super) struct Scene {
     pub(super) loaded: Loaded,
     /// Where a `struct task_struct` could stand: its thread id is some number of kernel text.
     pub(super) task: u64,
+    /// Where a `struct kvm_vcpu` could stand: its guest's clock is the same number.
+    clock: u64,
 }
 
 impl Scene {
@@ -39,7 +41,9 @@ impl Scene {
         let root = HostRoot::live();
         let globals = read_facts(&root).globals;
         let loaded = Loaded::detached(&root, sizes).unwrap();
-        let mut scene = Self { loaded, task: globals[IRQFD_INJECT] - globals["OFF_TASK_PID"] };
+        let [task, clock] =
+            ["OFF_TASK_PID", LAST_GUEST_TSC].map(|offset| globals[IRQFD_INJECT] - globals[offset]);
+        let mut scene = Self { loaded, task, clock };
         scene.loaded.open(Window { from_ns: 0, until_ns: u64::MAX }).unwrap();
         let tid = rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs();
         teach_object(scene.loaded.ebpf_mut(), &[tid]);
@@ -63,8 +67,18 @@ impl Scene {
     }
 
     fn enter(&mut self) {
-        change_vcpu(self.loaded.ebpf_mut(), 0, |vcpu| vcpu.kvm = KVM);
-        self.run("vcpu_entry_raw", &[KVM]);
+        self.enter_at(KVM);
+    }
+
+    fn enter_at(&mut self, kvm: u64) {
+        change_vcpu(self.loaded.ebpf_mut(), 0, |vcpu| vcpu.kvm = kvm);
+        self.run("vcpu_entry_raw", &[kvm]);
+    }
+
+    /// An entry after KVM read the guest's clock, which stands still here: it was another one before.
+    fn enter_slowly(&mut self) {
+        change_vcpu(self.loaded.ebpf_mut(), 0, |vcpu| vcpu.exit.clock ^= 1);
+        self.enter_at(self.clock);
     }
 
     /// An exit for a vector of the host, and what its record leaves for the handler.
@@ -83,6 +97,19 @@ impl Scene {
     pub(super) fn lost(&self) -> BTreeMap<String, u64> {
         let lost = self.loaded.lost().unwrap().into_iter();
         lost.map(|(probe, cause, n)| (format!("{probe}.{cause}"), n)).collect()
+    }
+
+    /// Exits that were followed by a fast path's entry.
+    fn fast(&self) -> u64 {
+        let maps = self.loaded.maps();
+        (0..maps.used(Table::Exits).unwrap()).map(|at| maps.exit(at).unwrap().fast).sum()
+    }
+
+    /// Time from exits to entries (ns).
+    fn outside_ns(&self) -> u64 {
+        let maps = self.loaded.maps();
+        let hists = (0..maps.used(Table::Exits).unwrap()).map(|at| maps.hist("EXIT_HIST", at).unwrap());
+        hists.map(|hist| Histogram::from(&hist).sum()).sum()
     }
 
     /// Exits in histograms.
@@ -121,6 +148,46 @@ fn what_cannot_be_timed_is_counted_and_not_recorded() {
         assert_eq!((scene.recorded(), scene.lost()), (recorded, expected), "case {index}");
         let guest_ns = scene.loaded.maps().vcpus().unwrap()[0].1.exit.guest_ns;
         assert!(guest_ns < LATER, "case {index}: {guest_ns}");
+    }
+}
+
+#[test]
+fn entries_on_a_fast_path_are_told_apart() {
+    type Step = fn(&mut Scene);
+    let leave: Step = |s| s.exit(CPUID);
+    let fast: Step = |s| s.enter_at(s.clock);
+    let slow: Step = Scene::enter_slowly;
+    // What stands there cannot be read.
+    let hidden: Step = Scene::enter;
+    let cases: [(&[Step], u64, u64); 9] = [
+        (&[slow], 0, 0),
+        (&[slow, leave, slow], 1, 0),
+        (&[slow, leave, fast], 1, 1),
+        (&[slow, leave, fast, leave, fast, leave, slow, leave, fast], 4, 3),
+        (&[slow, leave, hidden], 1, 0),
+        (&[slow, leave, hidden, leave, hidden], 2, 0),
+        (&[slow, leave, hidden, leave, fast], 2, 0),
+        // No exit was seen in between.
+        (&[slow, fast], 0, 0),
+        // An entry that the kernel did not show: of two exits the one is in no histogram.
+        (&[slow, leave, leave, fast], 1, 1),
+    ];
+    for (index, (steps, recorded, expected)) in cases.into_iter().enumerate() {
+        let mut scene = Scene::new();
+        for step in steps {
+            step(&mut scene);
+        }
+        assert_eq!((scene.recorded(), scene.fast()), (recorded, expected), "case {index}");
+        // The time in the guest goes on from such an entry as from any other.
+        let exit = scene.loaded.maps().vcpus().unwrap()[0].1.exit;
+        let outside = scene.outside_ns();
+        let entered = exit.entry_ns;
+        assert!(entered > 0 && exit.exit_ns == 0, "case {index}");
+        assert!(
+            exit.guest_ns + outside <= entered,
+            "case {index}: {} + {outside} of {entered}",
+            exit.guest_ns
+        );
     }
 }
 

@@ -54,20 +54,11 @@ fn accept(vcpu_id: u32, vector: u8) {
         delivery.cross_cpu += 1;
     }
     record(series, Stage::Dispatch, irq.raise_ns, ns);
-    // SAFETY: a valid reference; volatile because the vCPU's CPU writes them meanwhile.
-    let (running, switches) = unsafe {
-        (
-            core::ptr::read_volatile(&raw const vcpu.running),
-            core::ptr::read_volatile(&raw const vcpu.switches),
-        )
-    };
-    let asleep = if running == 0 { switches + 1 } else { 0 };
     if delivery.pending != 0 {
         delivery.coalesced += 1;
         if delivery.late == 0 {
             delivery.late_raise_ns = irq.raise_ns;
             delivery.late_accept_ns = ns;
-            delivery.late_asleep = asleep;
             delivery.late = 1;
         }
         return;
@@ -75,7 +66,6 @@ fn accept(vcpu_id: u32, vector: u8) {
     delivery.late = 0;
     delivery.raise_ns = irq.raise_ns;
     delivery.accept_ns = ns;
-    delivery.asleep = asleep;
     // SAFETY: a valid reference; volatile, so that it stays the last of these writes.
     unsafe { core::ptr::write_volatile(&raw mut delivery.pending, 1) };
 }

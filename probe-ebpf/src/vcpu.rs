@@ -113,6 +113,7 @@ mod bpf {
         SEEN, current, element, global, lost, next_index, now, offsets, own_element, read_field, read_record,
     };
     use crate::probes::{irq_delivery, vcpu_sched, vm_exit};
+    use crate::signs::{Sign, sign};
     use aya_ebpf::{
         macros::{map, raw_tracepoint},
         maps::{Array, HashMap, PerCpuArray},
@@ -281,6 +282,7 @@ mod bpf {
         {
             *hint = 1;
         }
+        sign(Sign::Setup);
         1
     }
 

@@ -30,7 +30,7 @@ threads_of_vm1() { grep -H ^Cpus_allowed: /proc/$(guest_pid vm1)/task/*/status |
 
 check pf pf_up 1
 check vm1 guest_vf vm1 192.168.0.101 2 0 -action reboot=reset
-own=(--guest vm1 --cpus 2-3 --placement own)
+own=(--guest vm1 --cpus 2-3 --placement own --no-look)
 masks >/out/before
 
 # --- knobs ---------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 //! Observing: probes attached, a window opened, snapshots taken.
 
 use super::cpu_time::CpuTime;
-use crate::bpf::{LoadError, Loaded, Sizes};
+use crate::bpf::{Bell, LoadError, Loaded, Sizes};
 use crate::host::{HostRoot, read_paths, read_vf_counters};
 use crate::model::CpuSet;
 use crate::model::path::Paths;
@@ -32,6 +32,7 @@ pub struct Observer {
     processes: BTreeMap<u32, u64>,
     /// What the programs of observers before this one have cost, by probe.
     pub(super) spent: BTreeMap<&'static str, (Duration, u64)>,
+    bell_taken: bool,
 }
 
 impl Observer {
@@ -65,6 +66,7 @@ impl Observer {
             sizes,
             processes: processes(topology),
             spent: BTreeMap::new(),
+            bell_taken: false,
         })
     }
 
@@ -218,9 +220,29 @@ impl Observer {
         before.again(&self.loaded.maps(), topology, &host, received.collect())
     }
 
-    fn sees_delivery(&self) -> bool {
+    /// What rings when a sign has changed, or why nothing rings for all that there is to see here. To who asks first.
+    pub fn bell(&mut self) -> Option<Result<Bell, String>> {
+        if std::mem::replace(&mut self.bell_taken, true) {
+            return None;
+        }
         let name = irq_delivery::SPEC.name;
-        self.loaded.reports().iter().any(|r| r.probe == name && matches!(r.verdict, Verdict::Ready { .. }))
+        let report = self.reports().iter().find(|report| report.probe == name)?;
+        let unseen = irq_delivery::unseen(report);
+        Some(unseen.map_or_else(|| self.loaded.bell().map_err(|error| error.to_string()), Err))
+    }
+
+    fn sees_delivery(&self) -> bool {
+        self.hides(irq_delivery::SPEC.name).is_none()
+    }
+
+    /// Why a probe does not run; `None` when it does.
+    pub(super) fn hides(&self, probe: &str) -> Option<String> {
+        match &self.reports().iter().find(|report| report.probe == probe)?.verdict {
+            Verdict::Ready { .. } => None,
+            Verdict::Unsupported { reason } | Verdict::NotApplicable { reason } => {
+                Some(format!("probe {probe} does not run: {reason}"))
+            }
+        }
     }
 
     /// Reads all series and counters.

@@ -274,19 +274,6 @@ impl Loaded {
         self.forget_numbers(stale)
     }
 
-    /// Has these interrupts looked at anew.
-    pub(super) fn forget_numbers(&mut self, irqs: Vec<u32>) -> Result<(), ReadError> {
-        use probe_ebpf::probes::irq_delivery::{IRQ_NUMBERS, KnownIrq};
-        const NAME: &str = "KNOWN_IRQS";
-        let mut map: Array<_, KnownIrq> = self.map_mut(NAME)?;
-        for irq in irqs.into_iter().filter(|irq| *irq < IRQ_NUMBERS) {
-            let known = map.get(&irq, 0).map_err(|e| read_error(NAME, e))?;
-            map.set(irq, KnownIrq { action: 0, dev_id: 0, slot: 0, ..known }, 0)
-                .map_err(|e| read_error(NAME, e))?;
-        }
-        Ok(())
-    }
-
     pub(super) fn map_mut<'a, M>(&'a mut self, name: &'static str) -> Result<M, ReadError>
     where
         M: TryFrom<&'a mut aya::maps::Map>,

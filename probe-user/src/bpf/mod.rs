@@ -2,6 +2,7 @@
 //! names aya.
 
 mod adopt;
+mod bell;
 pub mod facts;
 pub mod format;
 mod functions;
@@ -16,5 +17,6 @@ mod retire;
 mod tracer;
 mod vector_table;
 
+pub use bell::Bell;
 pub use loader::{LoadError, Loaded, Sizes};
 pub use tracer::{TraceSizes, Tracer};

@@ -9,7 +9,7 @@ use crate::probes::{MapReader as _, RETIRED, ReadError};
 use aya::Pod;
 use aya::maps::{Array, HashMap};
 use probe_ebpf::control::Table;
-use probe_ebpf::probes::irq_delivery::{Apicv, Delivery, DeliveryKey, Slot, SlotKey};
+use probe_ebpf::probes::irq_delivery::{Apicv, Delivery, DeliveryKey, IRQ_NUMBERS, KnownIrq, Slot, SlotKey};
 use probe_ebpf::probes::vcpu_sched::{Preempted, Preempter};
 use probe_ebpf::probes::vm_exit::{ExitSeries, ExitVector, RareExit};
 use probe_ebpf::vcpu::Vcpu;
@@ -73,6 +73,18 @@ impl Loaded {
         }
         for vcpu in ended {
             self.put::<Vcpu>("VCPUS", vcpu.index, Vcpu { tgid: RETIRED, ..vcpu })?;
+        }
+        Ok(())
+    }
+
+    /// Has these interrupts looked at anew.
+    pub(super) fn forget_numbers(&mut self, irqs: Vec<u32>) -> Result<(), ReadError> {
+        const NAME: &str = "KNOWN_IRQS";
+        let mut map: Array<_, KnownIrq> = self.map_mut(NAME)?;
+        for irq in irqs.into_iter().filter(|irq| *irq < IRQ_NUMBERS) {
+            let known = map.get(&irq, 0).map_err(|e| read_error(NAME, e))?;
+            map.set(irq, KnownIrq { action: 0, dev_id: 0, slot: 0, ..known }, 0)
+                .map_err(|e| read_error(NAME, e))?;
         }
         Ok(())
     }

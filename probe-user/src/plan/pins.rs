@@ -1,7 +1,7 @@
 //! Which CPU each vCPU gets, and with it which CPUs are guarded. Wishes are checked against the host here.
 
 use super::{GuestPolicy, Pins, PlanError, Policy, auto_pin, named};
-use crate::model::owners::Owners;
+use crate::model::owners::{Cpuset, Owners};
 use crate::model::topology::{Guest, Topology};
 use crate::model::{CpuId, CpuSet, VcpuId};
 use std::collections::{BTreeMap, btree_map::Entry};
@@ -29,6 +29,7 @@ pub(super) fn assign<'a>(
 
     let mut cpus: BTreeMap<usize, Vec<CpuId>> = BTreeMap::new();
     let mut taken = pinned_by_others(topology, &found);
+    let kept = policy.housekeeping.clone().unwrap_or_default();
     for (at, (wanted, guest)) in found.iter().enumerate() {
         match &wanted.pins {
             Pins::Auto => {}
@@ -56,7 +57,7 @@ pub(super) fn assign<'a>(
         .collect();
     for (at, guest) in &automatic {
         let taken_here = with_containers(&taken, owners, guest);
-        if let Some(list) = auto_pin::present_pins(topology, guest, &taken_here) {
+        if let Some(list) = auto_pin::present_pins(topology, guest, &taken_here.union(&kept)) {
             taken = taken.union(&list.iter().copied().collect());
             cpus.insert(*at, list);
         }
@@ -64,7 +65,7 @@ pub(super) fn assign<'a>(
     for (at, guest) in automatic {
         if let Entry::Vacant(entry) = cpus.entry(at) {
             let taken_here = with_containers(&taken, owners, guest);
-            let list = auto_pin::choose(topology, owners, guest, &taken_here)?;
+            let list = auto_pin::choose(topology, owners, guest, &taken_here, &kept)?;
             taken = taken.union(&list.iter().copied().collect());
             entry.insert(list);
         }
@@ -90,8 +91,12 @@ pub(super) fn assign<'a>(
         .collect())
 }
 
-fn check_list(topology: &Topology, guest: &Guest, list: &[CpuId]) -> Result<(), PlanError> {
-    for &cpu in list {
+/// Whether all of these are CPUs of this host that are online.
+pub(super) fn check_cpus(
+    topology: &Topology,
+    cpus: impl IntoIterator<Item = CpuId>,
+) -> Result<(), PlanError> {
+    for cpu in cpus {
         match topology.cpus.iter().find(|c| c.id == cpu) {
             None => {
                 let present: CpuSet = topology.cpus.iter().map(|c| c.id).collect();
@@ -101,6 +106,11 @@ fn check_list(topology: &Topology, guest: &Guest, list: &[CpuId]) -> Result<(), 
             Some(_) => {}
         }
     }
+    Ok(())
+}
+
+fn check_list(topology: &Topology, guest: &Guest, list: &[CpuId]) -> Result<(), PlanError> {
+    check_cpus(topology, list.iter().copied())?;
     if list.len() < guest.vcpus.len() {
         return Err(PlanError::TooFewCpus {
             guest: guest.name.clone(),
@@ -119,7 +129,7 @@ fn with_containers(taken: &CpuSet, owners: &Owners, guest: &Guest) -> CpuSet {
 
 fn in_pod(owners: &Owners, guest: &Guest) -> bool {
     let mut tids = guest.vcpus.iter().map(|vcpu| vcpu.thread.tid);
-    tids.any(|tid| owners.cpusets.get(&tid).is_some_and(|set| set.group.contains("kubepods")))
+    tids.any(|tid| owners.cpusets.get(&tid).is_some_and(Cpuset::is_of_pod))
 }
 
 /// Whether others allow the vCPUs these CPUs.

@@ -210,6 +210,7 @@ mod tests {
                 knobs: &[],
                 owners: &owners,
                 virtual_apic: None,
+                seen: None,
                 immovable: &immovable,
             };
             let plan = plan_again(&facts, policy, &standing)?;
@@ -394,6 +395,7 @@ mod tests {
                     knobs: &[],
                     owners: &owners,
                     virtual_apic: None,
+                    seen: None,
                     immovable: &immovable,
                 };
                 let (expected, _) = settled(&fresh, &[], &plan(&facts, &policy).unwrap());

@@ -1,14 +1,14 @@
 //! `irq_delivery`: the stages of a VF's interrupt on its way into the guest (docs/probes.md).
 
 use super::hook::{self, Variant};
-use super::{Hook, MapReader, Names, Needs, ProbeReport, ProbeSpec, ReadError, Role, vectors};
+use super::{Hook, MapReader, Names, Needs, ProbeReport, ProbeSpec, ReadError, Role, Verdict, vectors};
 use crate::btf::Param;
 use crate::model::topology::Topology;
 use crate::model::{PciAddress, Pid, VcpuId};
 use crate::stats::{Counter, Histogram, Labels, Observability, Series, Snapshot};
 use probe_ebpf::control::Table;
 use probe_ebpf::probes::irq_delivery::{Delivery, STAGES, Slot, Stage};
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use probe_ebpf::signs::Sign;
 
 /// Why stages after the accept are hidden when hardware injects.
 const APICV: &str = "APICv/AVIC delivers without an event";
@@ -252,11 +252,11 @@ fn accepted_by(topology: &Topology, slot: &Slot, tid: u32, count: u64) -> Option
     Some(Accepted { guest: guest.pid, vf: PciAddress::from_packed(slot.vf), slot: number, vcpu, count })
 }
 
-/// What tells at little cost that something has changed which a controller acts on: one look at each vector.
+/// What tells at little cost that something has changed which a controller acts on (`probe_ebpf::signs`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Signs {
-    /// Another number when an interrupt of a VF was freed or came for the first time, or a vCPU's thread entered its guest
-    /// for the first time.
+    /// Another number when an interrupt was enabled, one of a VF was freed or came for the first time, or a vCPU's thread
+    /// entered its guest for the first time.
     pub setups: u64,
     /// Another number when a vector has gone to another vCPU than the time before.
     pub destinations: u64,
@@ -265,18 +265,23 @@ pub struct Signs {
 /// The signs as they are now.
 ///
 /// # Errors
-/// When a map cannot be read.
+/// When the map cannot be read.
 pub fn signs(maps: &dyn MapReader) -> Result<Signs, ReadError> {
-    let slots = maps.used(Table::Slots)?;
-    // Each vCPU's thread takes a place there when it is learned.
-    let mut setups = u64::from(slots) + u64::from(maps.used(Table::Scheds)?);
-    let mut destinations = DefaultHasher::new();
-    for index in 0..slots {
-        let slot = maps.slot(index)?;
-        setups = setups.wrapping_add(slot.generation);
-        slot.last_tid.hash(&mut destinations);
+    Ok(Signs { setups: maps.sign(Sign::Setup)?, destinations: maps.sign(Sign::Destination)? })
+}
+
+/// Why signs are not all that there is to see, so that the host has to be looked at as well; `None` when they are.
+#[must_use]
+pub fn unseen(report: &ProbeReport) -> Option<String> {
+    match &report.verdict {
+        Verdict::Unsupported { reason } | Verdict::NotApplicable { reason } => {
+            Some(format!("{}: {reason}", report.probe))
+        }
+        Verdict::Ready { .. } => {
+            let missing = report.loses("enabler").or_else(|| report.loses("freed"))?;
+            Some(format!("{}: {}", missing.event, missing.reason))
+        }
     }
-    Ok(Signs { setups, destinations: destinations.finish() })
 }
 
 fn slot_labels(names: &Names<'_>, slot: &Slot) -> Labels {

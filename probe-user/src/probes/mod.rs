@@ -101,6 +101,11 @@ pub trait MapReader {
     /// # Errors
     /// When the map or the element does not exist.
     fn noise(&self, index: u32) -> Result<probe_ebpf::probes::cpu_noise::NoiseSeries, ReadError>;
+    /// How often a sign was seen.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    fn sign(&self, sign: probe_ebpf::signs::Sign) -> Result<u64, ReadError>;
     /// Who preempted vCPUs, and what that took.
     ///
     /// # Errors

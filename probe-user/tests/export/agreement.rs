@@ -12,6 +12,7 @@ use probe_ebpf::{
         vcpu_sched::{Preempted, Preempter, RUNNING, VcpuSched},
         vm_exit::{DIRECT_CODES, ExitSeries, ExitVector, USER_REASONS, VcpuExit},
     },
+    signs::Sign,
     vcpu::{SWITCHES_KEPT, Vcpu},
 };
 use probe_user::{
@@ -59,6 +60,10 @@ impl MapReader for Maps {
             last_vcpu: 0,
             pad: 0,
         })
+    }
+
+    fn sign(&self, _: Sign) -> Result<u64, ReadError> {
+        Ok(1)
     }
 
     fn delivery(&self, _: u32) -> Result<Delivery, ReadError> {

@@ -14,7 +14,7 @@ use probe_user::probes::vectors::Look;
 use probe_user::stats::{Observability, Snapshot};
 
 /// A guest of this process with an interrupt of its VF, and the programs that know of it.
-fn scene(vcpus: u32, mode: DeliveryMode) -> (Topology, Observer, Vec<u32>) {
+pub(super) fn scene(vcpus: u32, mode: DeliveryMode) -> (Topology, Observer, Vec<u32>) {
     stay_here();
     let own = rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs();
     // Other vCPUs have no thread: nothing but accepts is looked at.
@@ -37,13 +37,13 @@ fn scene(vcpus: u32, mode: DeliveryMode) -> (Topology, Observer, Vec<u32>) {
 }
 
 /// An MSI inside a made-up interrupt of the VF.
-fn interrupt(observer: &mut Observer, vm: &VmFd, msi: kvm_msi) {
+pub(super) fn interrupt(observer: &mut Observer, vm: &VmFd, msi: kvm_msi) {
     run(observer, "irq_entry_raw", &[IRQ.into(), ACTION]);
     assert!(vm.signal_msi(msi).unwrap() > 0, "KVM delivered it");
     run(observer, "irq_exit_raw", &[IRQ.into(), ACTION, 1]);
 }
 
-fn to(apic: u32, vector: u32) -> kvm_msi {
+pub(super) fn to(apic: u32, vector: u32) -> kvm_msi {
     kvm_msi { address_lo: 0xfee0_0000 | apic << 12, data: vector, ..kvm_msi::default() }
 }
 

@@ -1,13 +1,14 @@
 //! Reconciling: the host is kept as a policy asks while guests come, go and reboot, vectors are made anew or move to
 //! another vCPU, CPUs go offline and other programs write the same settings.
 //!
-//! The probes see interrupts that are freed, come for the first time or go to another vCPU, and new vCPU threads; signs of
-//! that are looked at very often. Where there are none, /proc has no events to wait for (inotify sees no change
-//! there), so the numbers of the interrupts and the online CPUs are looked at often, which is cheap; the settings in force
-//! less often; and everything rarely. Every change is a transaction like that of `apply`, so whatever ends the process,
-//! `rollback` restores the host.
+//! It waits for events of the kernel (`events`): those say that something is worth a look. Where some cannot be heard, what they
+//! would tell of is looked at often, which is cheap. Settings have no events, since inotify sees no change below /proc, so
+//! those in force are looked at now and then; and everything is rarely, whatever was heard. Every change is a transaction
+//! like that of `apply`, so whatever ends the process, `rollback` restores the host.
 
 mod destinations;
+mod events;
+mod inbox;
 mod strikes;
 mod watch;
 
@@ -17,24 +18,29 @@ use crate::apply::{
     self, Applied, ApplyError, Host as _, InForce, LiveHost, Options, RollbackError, RollbackOptions,
     StateDir, StateError, StateLock, TargetError,
 };
+use crate::bpf::Bell;
 use crate::host::{HostRoot, read_topology};
 use crate::model::owners::Owner;
+use crate::model::seen::Seen;
 use crate::model::topology::Topology;
-use crate::plan::named::is_present;
+use crate::plan::named::present;
 use crate::plan::policy::OnStop;
 use crate::plan::{Plan, PlanError, Policy, PolicyError, Step, parse_policy};
 use crate::probes::irq_delivery::{Accepted, Signs};
 use destinations::Destinations;
+use events::{Events, Process};
+use inbox::{Inbox, Message, Outbox, mailbox};
+use rustix::fd::AsFd as _;
 use rustix::thread::CapabilitySet;
+use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
-use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use strikes::{MEMORY, Strikes};
 use tracing::{debug, error, info, warn};
-use watch::{TICK, Watch};
+use watch::{TICK, Told, Watch};
 
 /// A journal with more steps is begun anew, so that a guest that keeps moving its vectors does not fill /run.
 const JOURNAL_STEPS: usize = 2000;
@@ -99,6 +105,12 @@ pub trait Observed: Send + Sync {
 
     /// Whether something has changed; always the same where nothing tells.
     fn signs(&self) -> Signs;
+
+    /// What rings when the signs change, or why nothing does; `None` when that is as it was when last asked.
+    fn bell(&self) -> Option<Result<Bell, String>>;
+
+    /// How vectors reach their guests, and which vCPUs they were for, at the last look.
+    fn seen(&self) -> Seen;
 }
 
 /// What is done about a policy.
@@ -128,30 +140,26 @@ pub struct Reconciler {
     told: Option<String>,
     /// What the last plan left, or would change, and said so.
     noted: Vec<String>,
-}
-
-enum Message {
-    Reload,
-    Stop,
+    /// The processes of the policy's guests that the last plan found.
+    guests: BTreeSet<Process>,
 }
 
 /// A reconciler at work in a thread of its own.
 #[derive(Debug)]
 pub struct Controller {
-    inbox: mpsc::Sender<Message>,
+    outbox: Outbox,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Controller {
     /// Has the policy read again.
     pub fn reload(&self) {
-        // It has ended only when it is being stopped.
-        let _ = self.inbox.send(Message::Reload);
+        self.outbox.tell(Message::Reload);
     }
 
     /// Ends it, and undoes or keeps as the policy says.
     pub fn stop(&self) {
-        let _ = self.inbox.send(Message::Stop);
+        self.outbox.tell(Message::Stop);
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if thread.is_some_and(|thread| thread.join().is_err()) {
             error!("the controller broke down; see `vfprobe status`, and `vfprobe rollback` to undo");
@@ -185,6 +193,7 @@ impl Reconciler {
             started: Instant::now(),
             told: None,
             noted: Vec::new(),
+            guests: BTreeSet::new(),
         };
         let found = this.in_force()?.filter(|_| mode == Mode::Keep);
         match found {
@@ -206,7 +215,7 @@ impl Reconciler {
         observed: Arc<dyn Observed>,
         kept: CapabilitySet,
     ) -> Result<Controller, ReconcileError> {
-        let (inbox, messages) = mpsc::channel();
+        let (outbox, inbox) = mailbox().map_err(ReconcileError::Thread)?;
         let work = move || {
             if let Err(error) = privileges::keep(kept) {
                 error!("capabilities cannot be given up, so the policy is not kept: {error}");
@@ -218,26 +227,54 @@ impl Reconciler {
                 "telling what the policy would change"
             };
             info!(policy = %self.path.display(), config = self.policy.name, "{what}");
-            loop {
-                match messages.recv_timeout(TICK) {
-                    Ok(Message::Reload) => self.reload(),
-                    Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return self.stop(),
-                    Err(RecvTimeoutError::Timeout) => {}
-                }
-                self.look(&*observed);
-            }
+            self.work(&*observed, &inbox);
+            self.stop();
         };
         let thread = std::thread::Builder::new().name("controller".to_owned()).spawn(work);
-        Ok(Controller { inbox, thread: Mutex::new(Some(thread.map_err(ReconcileError::Thread)?)) })
+        Ok(Controller { outbox, thread: Mutex::new(Some(thread.map_err(ReconcileError::Thread)?)) })
     }
 
-    fn look(&mut self, observed: &dyn Observed) {
+    /// Keeps the policy until told to stop.
+    fn work(&mut self, observed: &dyn Observed, inbox: &Inbox) {
+        // Before the first look, so that nothing happens between it and the first event.
+        let mut events = Events::listen(&self.root);
+        let mut why = None;
+        loop {
+            while let Some(message) = inbox.next() {
+                match message {
+                    Message::Reload => self.reload(),
+                    Message::Stop => return,
+                }
+            }
+            events.take_bell(observed);
+            self.look(observed, Told { why, all: events.hear_all() });
+            events.follow(&self.guests);
+            why = events.wait(inbox.as_fd(), self.next().saturating_sub(self.started.elapsed()));
+            if let Some(why) = why {
+                debug!("heard: {why}");
+            }
+        }
+    }
+
+    /// When to look again if nothing is heard.
+    fn next(&self) -> Duration {
         let now = self.started.elapsed();
-        let rest = Duration::from_millis(u64::from(self.policy.limits.debounce_ms));
+        let next = self.watch.next(self.rest());
+        let next = self.destinations.next(now).map_or(next, |soon| next.min(soon));
+        // What is due already waits for vectors that are moving.
+        if next <= now { now + TICK } else { next }
+    }
+
+    fn rest(&self) -> Duration {
+        Duration::from_millis(u64::from(self.policy.limits.debounce_ms))
+    }
+
+    fn look(&mut self, observed: &dyn Observed, told: Told) {
+        let now = self.started.elapsed();
         let Signs { setups, destinations } = observed.signs();
-        let due = self.watch.look(&self.root, setups, now, rest);
+        let due = self.watch.look(&self.root, setups, told, now, self.rest());
         let moved = self.destinations.have_moved(destinations, now);
-        if (due.looked || moved) && self.destinations.note(&observed.accepted()) {
+        if (due.looked || due.settings || moved) && self.destinations.note(&observed.accepted()) {
             self.watch.wake("a vector goes to another vCPU");
         }
         if due.settings && self.has_drifted() {
@@ -247,7 +284,7 @@ impl Reconciler {
             return;
         };
         debug!("comparing the host with the policy: {why}");
-        let outcome = self.reconcile(now);
+        let outcome = self.reconcile(observed, now);
         debug!("compared in {} ms", self.started.elapsed().saturating_sub(now).as_millis());
         match outcome {
             Ok(()) => {
@@ -282,9 +319,9 @@ impl Reconciler {
     }
 
     /// Brings the host to what the policy asks of the guests that are there.
-    fn reconcile(&mut self, now: Duration) -> Result<(), ReconcileError> {
+    fn reconcile(&mut self, observed: &dyn Observed, now: Duration) -> Result<(), ReconcileError> {
         if self.lock.is_none() {
-            return self.tell();
+            return self.tell(observed);
         }
         let found = self.in_force()?;
         if found.as_ref().is_some_and(|f| !f.settled) {
@@ -303,7 +340,7 @@ impl Reconciler {
                 self.undo("the journal has become long")?;
             }
         }
-        let Some(mut plan) = self.plan()? else {
+        let Some(mut plan) = self.plan(observed)? else {
             return if found.is_some() { self.undo("no guest of the policy is running") } else { Ok(()) };
         };
         let mut writers = None;
@@ -348,8 +385,8 @@ impl Reconciler {
     }
 
     /// Says what would be changed, as long as it is not what was said last.
-    fn tell(&mut self) -> Result<(), ReconcileError> {
-        let lines = match self.plan()? {
+    fn tell(&mut self, observed: &dyn Observed) -> Result<(), ReconcileError> {
+        let lines = match self.plan(observed)? {
             None => vec!["no guest of the policy is running: nothing would be set".to_owned()],
             Some(plan) if plan.steps.is_empty() => vec!["the host is as the policy asks".to_owned()],
             Some(plan) => {
@@ -372,10 +409,12 @@ impl Reconciler {
     }
 
     /// The plan for those of the policy's guests that are there; `None` when there is none.
-    fn plan(&self) -> Result<Option<Plan>, PlanError> {
+    fn plan(&mut self, observed: &dyn Observed) -> Result<Option<Plan>, PlanError> {
         let mut topology = read_topology(&self.root);
+        observed.seen().fill(&mut topology);
         self.destinations.fill(&mut topology);
         let policy = for_present(&self.policy, &topology);
+        self.guests = processes(&policy, &topology);
         if policy.guests.is_empty() {
             return Ok(None);
         }
@@ -433,8 +472,15 @@ impl Reconciler {
 
 /// The policy without guests that are not there, or are only starting.
 fn for_present(policy: &Policy, topology: &Topology) -> Policy {
-    let guests = policy.guests.iter().filter(|g| is_present(topology, &g.guest)).cloned().collect();
+    let guests =
+        policy.guests.iter().filter(|g| present(topology, &g.guest).next().is_some()).cloned().collect();
     Policy { guests, ..policy.clone() }
+}
+
+/// The processes of a policy's guests.
+fn processes(policy: &Policy, topology: &Topology) -> BTreeSet<Process> {
+    let guests = policy.guests.iter().flat_map(|g| present(topology, &g.guest));
+    guests.map(|guest| (guest.pid, guest.start_time)).collect()
 }
 
 fn read_policy(path: &PathBuf) -> Result<Policy, ReconcileError> {

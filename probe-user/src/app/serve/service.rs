@@ -6,9 +6,11 @@ use super::super::{control, observe::Observer, own_cost};
 use super::ServeError;
 use super::journal::{Stamp, stamp};
 use crate::apply::StateDir;
+use crate::bpf::Bell;
 use crate::export::ledger::Ledger;
 use crate::export::{Began, CountedVf, Figures, Hold, ProbeState, ProbeStatus, Source, SourceError, Status};
 use crate::host::{HostRoot, read_topology, read_vf_counters};
+use crate::model::seen::Seen;
 use crate::model::topology::{Guest, Topology};
 use crate::probes::irq_delivery::{Accepted, Signs};
 use crate::probes::vectors::Look;
@@ -173,9 +175,17 @@ impl Observed for Service {
         })
     }
 
+    fn bell(&self) -> Option<Result<Bell, String>> {
+        self.now().observer.bell()
+    }
+
     fn signs(&self) -> Signs {
         // What cannot be read changes nothing; the audit sees to it.
         self.now().observer.signs().unwrap_or_default()
+    }
+
+    fn seen(&self) -> Seen {
+        Seen::of(&self.now().topology)
     }
 }
 

@@ -5,6 +5,7 @@ use super::{DELIVERIES, DELIVERY_IDS, SLOTS, generation, record, renew};
 use crate::control::{Lost, Table};
 use crate::kernel::{SEEN, cpu, element, lost, next_index, now, offsets, read_record};
 use crate::probes::irq_delivery::{Delivery, DeliveryKey, Slot, Stage};
+use crate::signs::{Sign, sign};
 use crate::vcpu::{self, Vcpu};
 use aya_ebpf::{
     macros::raw_tracepoint,
@@ -93,6 +94,9 @@ fn series_of(slot_index: u32, slot: &mut Slot, vcpu_id: u32) -> Option<(u32, &'s
         Some(index) => *index,
         None => new_series(key, vcpu)?,
     };
+    if slot.last_tid != tid {
+        sign(Sign::Destination);
+    }
     slot.last_vcpu_id = vcpu_id;
     slot.last_tid = tid;
     slot.last_vcpu = vcpu_index;

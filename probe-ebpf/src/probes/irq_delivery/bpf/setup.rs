@@ -8,6 +8,7 @@ use crate::kernel::{SEEN, cpu, current, element, global, lost, offsets, read, re
 use crate::probes::irq_delivery::{
     Apicv, BY_EXIT, IRQ_NUMBERS, KnownIrq, Posted, VCPU_INFO_UNKNOWN, VECTORS, irte, irte_after, pack_vector,
 };
+use crate::signs::{Sign, sign};
 use crate::vcpu;
 use aya_ebpf::{
     macros::{fexit, map, raw_tracepoint},
@@ -78,6 +79,7 @@ fn irq_enabled_raw(ctx: RawTracePointContext) -> i32 {
         // Also what is no VF's is looked at again: a handler may get the memory of the one before.
         *known = KnownIrq { action: 0, dev_id: 0, slot: 0, enabler };
     }
+    sign(Sign::Setup);
     0
 }
 
@@ -94,6 +96,7 @@ fn irq_freed_raw(ctx: RawTracePointContext) -> i32 {
         && let Some(slot) = element(&SLOTS, known.slot - 1)
     {
         slot.generation += 1;
+        sign(Sign::Setup);
     }
     *known = KnownIrq { action: 0, dev_id: 0, slot: 0, enabler: 0 };
     0

@@ -79,10 +79,11 @@ fn ask(virsh: &Path, guests: &[&Guest], online: &CpuSet, patience: Duration) -> 
     pins
 }
 
-/// Runs virsh with commands, and gives what it printed. That one of them failed is seen from what is missing.
+/// Runs virsh with commands, and gives what it printed. That one of them failed is seen from what is missing. (With `--quiet` it
+/// would not end the line of an echo.)
 fn run(virsh: &Path, commands: &str, patience: Duration) -> Result<String, String> {
     let mut command = Command::new(virsh);
-    command.args(["--readonly", "--quiet", "--connect", "qemu:///system", commands]);
+    command.args(["--readonly", "--connect", "qemu:///system", commands]);
     command.env("LC_ALL", "C").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.spawn().map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => "virsh is not installed".to_owned(),
@@ -144,8 +145,8 @@ struct Found {
     emulator: CpuSet,
 }
 
-/// Parses the two tables, with or without their heads: ` 0      2-3` for a vCPU, ` *      0-3` for the emulator. Versions
-/// before 4.8 write a colon after the number (`virsh-domain.c`, `cmdVcpuPin()`, `cmdEmulatorPin()`).
+/// Parses the two tables, with or without their heads: ` 0      2-3` for a vCPU, ` *: 0-3` for the emulator. Older versions
+/// write a colon after the vCPU too (`virsh-domain.c`, `cmdVcpuPin()`, `cmdEmulatorPin()`).
 fn parse_pins(text: &str) -> Result<Found, String> {
     let mut found = Found { vcpus: BTreeMap::new(), emulator: CpuSet::new() };
     for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
@@ -236,7 +237,7 @@ mod tests {
                 _ => panic!("{text}: {found:?}"),
             }
         };
-        // As 9.0 prints it, with heads and without.
+        // As 9.0 prints it, and an older one.
         let heads = " VCPU   CPU Affinity\n----------------------\n 0      2\n 1      3\n\n \
                      emulator: CPU Affinity\n----------------------------------\n        *: 0-3\n\n";
         check(heads, Ok("0 on 2, 1 on 3, 0-3"));
@@ -295,7 +296,7 @@ mod tests {
         let commands = |uuid: &str| format!("echo {uuid}; vcpupin {uuid}; emulatorpin {uuid}");
         assert_eq!(
             asked.trim_end(),
-            format!("--readonly --quiet --connect qemu:///system {}; {}", commands(UUID), commands(OTHER))
+            format!("--readonly --connect qemu:///system {}; {}", commands(UUID), commands(OTHER))
         );
     }
 

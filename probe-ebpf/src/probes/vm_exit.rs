@@ -136,7 +136,7 @@ pub(crate) mod bpf {
     use crate::control::{Lost, Table};
     use crate::hist::Hist;
     use crate::kernel::{
-        SEEN, current, element, in_window, lost, next_index, now, offsets, read_field, read_record,
+        SEEN, counted, current, element, in_window, lost, next_index, now, offsets, read_field, read_record,
     };
     use crate::probes::irq_delivery;
     use crate::vcpu::{self, Vcpu};
@@ -179,11 +179,11 @@ pub(crate) mod bpf {
         if exit.exit_ns != 0 {
             lost(Lost::EntryUnseen);
         }
-        if exit.entry_ns != 0 && in_window(exit.entry_ns) {
+        if exit.entry_ns != 0 {
             if ns < exit.entry_ns {
                 lost(Lost::ExitNegative);
             } else {
-                exit.guest_ns += ns - exit.entry_ns;
+                exit.guest_ns += counted(exit.entry_ns, ns);
             }
         }
         exit.entry_ns = 0;

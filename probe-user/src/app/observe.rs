@@ -8,8 +8,9 @@ use crate::model::path::Paths;
 use crate::model::topology::Topology;
 use crate::probes::irq_delivery::{self, Accepted, Signs};
 use crate::probes::vectors::Look;
+use crate::probes::vm_exit;
 use crate::probes::{Names, PROBES, ProbeReport, RETIRED, ReadError, Verdict};
-use crate::stats::{Series, Snapshot};
+use crate::stats::{Counter, Series, Snapshot};
 use probe_ebpf::control::Window;
 use probe_ebpf::probes::packet_path::DEVICES;
 use std::collections::BTreeMap;
@@ -250,19 +251,17 @@ impl Observer {
     /// # Errors
     /// When a map cannot be read.
     pub fn snapshot(&self, topology: &Topology) -> Result<Snapshot, ReadError> {
-        let mut snapshot = Snapshot {
-            from_ns: self.window.from_ns,
-            to_ns: self.window.until_ns.min(monotonic_ns()),
-            ..Snapshot::default()
-        };
         let names = Names::new(topology).with_paths(&self.paths);
-        let gone = names.guest(RETIRED);
-        let maps = self.loaded.maps();
-        for (probe, report) in PROBES.iter().zip(self.loaded.reports()) {
-            if matches!(report.verdict, Verdict::Ready { .. }) {
-                (probe.collect)(&maps, &names, report, &mut snapshot)?;
+        // Every vCPU leaves a guest that it was in at the window's end once: what is read meanwhile is read again.
+        let mut snapshot = loop {
+            let stays = self.stays(&names)?;
+            let mut snapshot = self.collected(&names)?;
+            if self.stays(&names)? == stays {
+                snapshot.counters.extend(stays);
+                break snapshot;
             }
-        }
+        };
+        let gone = names.guest(RETIRED);
         snapshot.series.retain(|series| series.labels.get("guest") != Some(&gone));
         snapshot.counters.retain(|counter| counter.labels.get("guest") != Some(&gone));
         if let Some(cpu_time) = &self.cpu_time {
@@ -272,6 +271,31 @@ impl Observer {
             snapshot.lost.insert(format!("{probe}.{cause}"), times);
         }
         Ok(folded(snapshot))
+    }
+
+    /// What the programs have counted.
+    fn collected(&self, names: &Names<'_>) -> Result<Snapshot, ReadError> {
+        let mut snapshot = Snapshot {
+            from_ns: self.window.from_ns,
+            to_ns: self.window.until_ns.min(monotonic_ns()),
+            ..Snapshot::default()
+        };
+        let maps = self.loaded.maps();
+        for (probe, report) in PROBES.iter().zip(self.loaded.reports()) {
+            if matches!(report.verdict, Verdict::Ready { .. }) {
+                (probe.collect)(&maps, names, report, &mut snapshot)?;
+            }
+        }
+        Ok(snapshot)
+    }
+
+    /// Time of stays in guests that the window's end has cut off; none while it is open.
+    fn stays(&self, names: &Names<'_>) -> Result<Vec<Counter>, ReadError> {
+        let Window { from_ns, until_ns } = self.window;
+        if until_ns > monotonic_ns() || self.hides(vm_exit::SPEC.name).is_some() {
+            return Ok(Vec::new());
+        }
+        vm_exit::stays(&self.loaded.maps(), names, from_ns, until_ns)
     }
 }
 
@@ -288,10 +312,7 @@ fn folded(snapshot: Snapshot) -> Snapshot {
     let mut counters = BTreeMap::new();
     for one in snapshot.counters {
         let key = (one.probe.clone(), one.name.clone(), one.labels.clone());
-        counters
-            .entry(key)
-            .and_modify(|first: &mut crate::stats::Counter| first.value += one.value)
-            .or_insert(one);
+        counters.entry(key).and_modify(|first: &mut Counter| first.value += one.value).or_insert(one);
     }
     Snapshot {
         series: series.into_values().collect(),

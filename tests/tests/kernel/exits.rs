@@ -13,7 +13,8 @@ use probe_ebpf::probes::vm_exit::ISA_VMX;
 use probe_user::bpf::facts::read_facts;
 use probe_user::bpf::{Loaded, Sizes};
 use probe_user::host::HostRoot;
-use probe_user::probes::MapReader as _;
+use probe_user::model::topology::Topology;
+use probe_user::probes::{MapReader as _, Names, vm_exit};
 use probe_user::stats::Histogram;
 use std::collections::BTreeMap;
 
@@ -148,6 +149,28 @@ fn what_cannot_be_timed_is_counted_and_not_recorded() {
         assert_eq!((scene.recorded(), scene.lost()), (recorded, expected), "case {index}");
         let guest_ns = scene.loaded.maps().vcpus().unwrap()[0].1.exit.guest_ns;
         assert!(guest_ns < LATER, "case {index}: {guest_ns}");
+    }
+}
+
+/// Whether a vCPU leaves its guest before the figures are read or not: of its stay the part within the window counts.
+#[test]
+fn a_stay_in_the_guest_counts_as_far_as_it_lies_in_the_window() {
+    // All of it long ago, by this clock.
+    let (from_ns, until_ns) = (10_000, 20_000);
+    for (entered, expected) in [(0, 0), (5_000, 10_000), (12_000, 8_000), (20_000, 0), (25_000, 0)] {
+        let mut scene = Scene::new();
+        scene.loaded.open(Window { from_ns, until_ns }).unwrap();
+        change_vcpu(scene.loaded.ebpf_mut(), 0, |vcpu| vcpu.exit.entry_ns = entered);
+        let topology = Topology::default();
+        let stays = |scene: &Scene| -> u64 {
+            let names = Names::new(&topology);
+            let stays = vm_exit::stays(&scene.loaded.maps(), &names, from_ns, until_ns).unwrap();
+            stays.iter().map(|stay| stay.value).sum()
+        };
+        let guest_ns = |scene: &Scene| scene.loaded.maps().vcpus().unwrap()[0].1.exit.guest_ns;
+        assert_eq!((stays(&scene), guest_ns(&scene)), (expected, 0), "entered at {entered}");
+        scene.exit(CPUID);
+        assert_eq!((stays(&scene), guest_ns(&scene)), (0, expected), "entered at {entered}, left");
     }
 }
 

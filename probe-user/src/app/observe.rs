@@ -6,7 +6,7 @@ use crate::host::{HostRoot, read_paths, read_vf_counters};
 use crate::model::CpuSet;
 use crate::model::path::Paths;
 use crate::model::topology::Topology;
-use crate::probes::irq_delivery::{self, Accepted, Signs};
+use crate::probes::irq_delivery::{self, Accepted, Freed, Signs};
 use crate::probes::vectors::Look;
 use crate::probes::vm_exit;
 use crate::probes::{Names, PROBES, ProbeReport, RETIRED, ReadError, Verdict};
@@ -204,6 +204,20 @@ impl Observer {
             return Ok(Vec::new());
         }
         irq_delivery::accepted(&self.loaded.maps(), topology)
+    }
+
+    /// How often the interrupts of VFs were freed; nothing where that cannot be observed.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn freed(&self, topology: &Topology) -> Result<Freed, ReadError> {
+        let report = self.loaded.reports().iter().find(|report| report.probe == irq_delivery::SPEC.name);
+        match report.filter(|report| matches!(report.verdict, Verdict::Ready { .. })) {
+            Some(report) if report.loses("freed").is_none() => {
+                irq_delivery::freed(&self.loaded.maps(), topology)
+            }
+            _ => Ok(Freed::new()),
+        }
     }
 
     /// Fills into a topology that was just read what has been seen of the vectors of guests' VFs: host vector, guest

@@ -69,7 +69,7 @@ fn to_json(in_force: Option<&InForce>, not_observable: &[Hidden]) -> Result<Stri
 const HEAD: [&str; 5] = ["setting", "asked", "effective", "owner", "drift"];
 
 fn to_text(in_force: &InForce, lists: Lists) -> String {
-    let InForce { configs, guests, guarded, since: _, settled, checks, left } = in_force;
+    let InForce { configs, guests, guarded, kept_by: _, since: _, settled, checks, left } = in_force;
     let mut text = format!("{} for {}, guarded CPUs {guarded}\n", configs.join(" + "), guests.join(", "));
     let listed = checks.iter().filter(|check| lists == Lists::All || check.is_drift());
     let mut rows: Vec<[String; 5]> = listed.map(row).collect();
@@ -183,6 +183,7 @@ mod tests {
             configs: vec!["own".to_owned()],
             guests: vec!["vm1".to_owned()],
             guarded: cpus("2-3"),
+            kept_by: None,
             since: 1_767_225_600,
             settled: true,
             checks: checks.collect(),
@@ -244,6 +245,7 @@ mod tests {
             configs: vec!["own".to_owned()],
             guests: vec!["vm1".to_owned()],
             guarded: cpus("2"),
+            kept_by: None,
             since: 0,
             settled: true,
             checks: vec![

@@ -12,7 +12,7 @@ use crate::model::owners::Owner;
 use crate::model::seen::Seen;
 use crate::model::topology::Topology;
 use crate::plan::journal::{Journal, Standing};
-use crate::plan::{Facts, Isolate, Plan, PlanError, Policy, Target, plan, plan_again, writer_of};
+use crate::plan::{Facts, Isolate, Plan, PlanError, Policy, Renewed, Target, plan, plan_again, writer_of};
 use std::collections::BTreeSet;
 use tracing::{debug, warn};
 
@@ -34,7 +34,8 @@ pub fn make_plan(
     if let Some(seen) = seen {
         seen.fill(&mut topology);
     }
-    let (mut plan, problems) = plan_with_problems(root, state, policy, topology, seen, Beside::Earlier);
+    let make = |facts: &Facts<'_>, _: &[Standing]| plan(facts, policy);
+    let (mut plan, problems) = plan_with_problems(root, state, policy, topology, seen, make);
     if let (Looked::Not(why), Ok(plan)) = (looked, &mut plan) {
         plan.notes.push(format!(
             "interrupts were not looked at ({why}): vectors are taken to be for vCPUs in queue order, and to pass the host"
@@ -56,7 +57,8 @@ pub fn make_plan(
 }
 
 /// The same for a topology that was read already, for one who keeps a policy: what is in force is that policy's, so what it
-/// no longer asks goes back. What could not be read is told at the level of debugging only.
+/// no longer asks goes back, and a guest that it cannot be kept for stays as it is. What could not be read is told at the
+/// level of debugging only.
 ///
 /// # Errors
 /// [`PlanError`] says which wish this host cannot meet.
@@ -65,28 +67,20 @@ pub(super) fn plan_on(
     state: &StateDir,
     policy: &Policy,
     topology: Topology,
-) -> Result<Plan, PlanError> {
-    plan_with_problems(root, state, policy, topology, None, Beside::InItsPlace).0
+) -> Result<Renewed, PlanError> {
+    let renew = |facts: &Facts<'_>, standing: &[Standing]| plan_again(facts, policy, standing);
+    plan_with_problems(root, state, policy, topology, None, renew).0
 }
 
-/// How a plan stands to what is in force.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Beside {
-    /// It comes on top.
-    Earlier,
-    /// It takes its place.
-    InItsPlace,
-}
-
-/// The plan, and what could not be read for it.
-fn plan_with_problems(
+/// What `make` plans from the facts that a policy needs and what stands; and what could not be read for it.
+fn plan_with_problems<T>(
     root: &HostRoot,
     state: &StateDir,
     policy: &Policy,
     mut topology: Topology,
     seen: Option<&Seen>,
-    beside: Beside,
-) -> (Result<Plan, PlanError>, Vec<String>) {
+    make: impl FnOnce(&Facts<'_>, &[Standing]) -> Result<T, PlanError>,
+) -> (Result<T, PlanError>, Vec<String>) {
     let mut problems = std::mem::take(&mut topology.problems);
     let threads = match policy.isolate {
         Isolate::None => Vec::new(),
@@ -126,11 +120,7 @@ fn plan_with_problems(
         seen,
         immovable: &immovable,
     };
-    let plan = match beside {
-        Beside::Earlier => plan(&facts, policy),
-        Beside::InItsPlace => plan_again(&facts, policy, &journal.standing()),
-    };
-    (plan, problems)
+    (make(&facts, &journal.standing()), problems)
 }
 
 /// Brings a plan into force, or leaves the host as it was.

@@ -1,7 +1,8 @@
 //! Why there is no plan: each a wish that this host cannot meet, with what to do about it.
 
-use crate::model::CpuId;
 use crate::model::owners::Cpuset;
+use crate::model::topology::Guest;
+use crate::model::{CpuId, Pid};
 
 /// A policy that cannot be planned on this host.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -149,6 +150,25 @@ pub enum PlanError {
         /// The other guest.
         second: String,
     },
+}
+
+/// An error, and the guest whose part of the policy it is about, if it is one guest's.
+#[derive(Debug)]
+pub(super) struct Fault {
+    pub(super) guest: Option<Pid>,
+    pub(super) error: PlanError,
+}
+
+impl Fault {
+    pub(super) fn of(guest: &Guest, error: PlanError) -> Self {
+        Self { guest: Some(guest.pid), error }
+    }
+}
+
+impl From<PlanError> for Fault {
+    fn from(error: PlanError) -> Self {
+        Self { guest: None, error }
+    }
 }
 
 fn says_so(limit: &Cpuset) -> String {

@@ -1,9 +1,10 @@
 //! Which CPU each vCPU gets, and with it which CPUs are guarded. Wishes are checked against the host here.
 
+use super::error::Fault;
 use super::{GuestPolicy, Pins, PlanError, Policy, auto_pin, named};
 use crate::model::owners::{Cpuset, Owners};
 use crate::model::topology::{Guest, Topology};
-use crate::model::{CpuId, CpuSet, VcpuId};
+use crate::model::{CpuId, CpuSet, Pid, VcpuId};
 use std::collections::{BTreeMap, btree_map::Entry};
 
 /// A guest of the policy, found on the host, with its CPUs.
@@ -14,16 +15,20 @@ pub(super) struct Assigned<'a> {
     pub(super) pins: BTreeMap<VcpuId, CpuId>,
     /// CPUs promised to this guest.
     pub(super) guarded: CpuSet,
+    /// It stays as it is: its part of the policy cannot be met.
+    pub(super) held: bool,
 }
 
-/// Finds the policy's guests and gives them their CPUs: those named in the policy first, then automatic choices.
+/// Finds the policy's guests and gives them their CPUs: those named in the policy first, then automatic choices. Guests that
+/// are `held` have those that were promised to them and that they have.
 pub(super) fn assign<'a>(
     topology: &'a Topology,
     owners: &Owners,
     policy: &'a Policy,
-) -> Result<Vec<Assigned<'a>>, PlanError> {
+    held: &BTreeMap<Pid, CpuSet>,
+) -> Result<Vec<Assigned<'a>>, Fault> {
     if policy.guests.is_empty() {
-        return Err(PlanError::NoGuest);
+        return Err(PlanError::NoGuest.into());
     }
     let found = named::find(topology, &policy.guests)?;
 
@@ -31,17 +36,23 @@ pub(super) fn assign<'a>(
     let mut taken = pinned_by_others(topology, &found);
     let kept = policy.housekeeping.clone().unwrap_or_default();
     for (at, (wanted, guest)) in found.iter().enumerate() {
+        if let Some(promised) = held.get(&guest.pid) {
+            taken = taken.union(promised).union(&pinned_alone(topology, guest));
+            continue;
+        }
         match &wanted.pins {
             Pins::Auto => {}
             Pins::Keep => {
                 taken = taken.union(&pinned_alone(topology, guest));
             }
             Pins::Cpus(list) => {
-                check_list(topology, guest, list)?;
-                check_owners(owners, guest, list)?;
+                check_list(topology, guest, list)
+                    .and_then(|()| check_owners(owners, guest, list))
+                    .map_err(|error| Fault::of(guest, error))?;
                 let promised: CpuSet = list.iter().copied().collect();
                 if let Some((cpu, first)) = promised_before(&found[..at], &cpus, &promised) {
-                    return Err(PlanError::CpuTwice { cpu, first, second: guest.name.clone() });
+                    let second = guest.name.clone();
+                    return Err(Fault::of(guest, PlanError::CpuTwice { cpu, first, second }));
                 }
                 taken = taken.union(&promised);
                 cpus.insert(at, list.clone());
@@ -52,7 +63,7 @@ pub(super) fn assign<'a>(
     let automatic: Vec<(usize, &Guest)> = found
         .iter()
         .enumerate()
-        .filter(|(_, (wanted, _))| wanted.pins == Pins::Auto)
+        .filter(|(_, (wanted, guest))| wanted.pins == Pins::Auto && !held.contains_key(&guest.pid))
         .map(|(at, (_, guest))| (at, *guest))
         .collect();
     for (at, guest) in &automatic {
@@ -65,7 +76,8 @@ pub(super) fn assign<'a>(
     for (at, guest) in automatic {
         if let Entry::Vacant(entry) = cpus.entry(at) {
             let taken_here = with_containers(&taken, owners, guest);
-            let list = auto_pin::choose(topology, owners, guest, &taken_here, &kept)?;
+            let list = auto_pin::choose(topology, owners, guest, &taken_here, &kept)
+                .map_err(|error| Fault::of(guest, error))?;
             taken = taken.union(&list.iter().copied().collect());
             entry.insert(list);
         }
@@ -80,12 +92,17 @@ pub(super) fn assign<'a>(
                 guest,
                 pins: guest.vcpus.iter().map(|v| v.index).zip(list.iter().copied()).collect(),
                 guarded: list.into_iter().collect(),
+                held: false,
             },
             None => Assigned {
                 policy,
                 guest,
                 pins: own_cpus(topology, guest),
-                guarded: pinned_alone(topology, guest),
+                guarded: held
+                    .get(&guest.pid)
+                    .map_or_else(CpuSet::new, CpuSet::clone)
+                    .union(&pinned_alone(topology, guest)),
+                held: held.contains_key(&guest.pid),
             },
         })
         .collect())

@@ -1,5 +1,6 @@
 //! From facts and a policy to a plan: the order of the parts, and what they share.
 
+use super::error::Fault;
 use super::pins::{self, Assigned};
 use super::{FoundKnobs, ThreadTarget, helpers, keep_off, knobs, owners, vectors};
 use super::{Isolate, Need, Others, PLAN_SCHEMA, Plan, PlanError, Policy, Role, Step, Target, TargetKey};
@@ -7,7 +8,7 @@ use crate::model::owners::Owners;
 use crate::model::seen::Seen;
 use crate::model::topology::{Guest, Thread, Topology};
 use crate::model::{CpuSet, HostThread, Pid};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What is known of the host.
 #[derive(Clone, Copy, Debug)]
@@ -56,7 +57,7 @@ pub(super) struct Draft<'a> {
 /// # Errors
 /// [`PlanError`] says which wish this host cannot meet.
 pub fn plan(facts: &Facts<'_>, policy: &Policy) -> Result<Plan, PlanError> {
-    draft(facts, policy).map(|wanted| wanted.plan)
+    draft(facts, policy, &BTreeMap::new()).map(|wanted| wanted.plan).map_err(|fault| fault.error)
 }
 
 /// A plan, and what it asks for that is there already.
@@ -66,12 +67,18 @@ pub(super) struct Wanted {
     pub(super) wanted: BTreeSet<TargetKey>,
 }
 
-pub(super) fn draft(facts: &Facts<'_>, policy: &Policy) -> Result<Wanted, PlanError> {
+/// The same with what it is made from. Guests that are `held` stay as they are and keep the CPUs that were promised to them.
+pub(super) fn draft(
+    facts: &Facts<'_>,
+    policy: &Policy,
+    held: &BTreeMap<Pid, CpuSet>,
+) -> Result<Wanted, Fault> {
     let topology = facts.topology;
-    let assigned = pins::assign(topology, facts.owners, policy)?;
+    let assigned = pins::assign(topology, facts.owners, policy, held)?;
     let ground = ground(topology, policy, &assigned)?;
-    for assigned in &assigned {
-        helpers::check(topology, facts.owners, assigned.policy, assigned.guest, &ground.guarded)?;
+    for Assigned { policy, guest, .. } in assigned.iter().filter(|assigned| !assigned.held) {
+        helpers::check(topology, facts.owners, policy, guest, &ground.guarded)
+            .map_err(|error| Fault::of(guest, error))?;
     }
     let mut draft = Draft {
         ground: &ground,
@@ -101,7 +108,7 @@ pub(super) fn draft(facts: &Facts<'_>, policy: &Policy) -> Result<Wanted, PlanEr
         keep_off::threads(&mut draft, topology, facts.threads, &ours);
     }
     knobs::set(&mut draft, &policy.knobs, facts.knobs);
-    for assigned in &assigned {
+    for assigned in assigned.iter().filter(|assigned| !assigned.held) {
         pin_threads(&mut draft, assigned);
         vectors::place(&mut draft, topology, assigned);
     }

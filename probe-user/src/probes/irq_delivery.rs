@@ -9,6 +9,7 @@ use crate::stats::{Counter, Histogram, Labels, Observability, Series, Snapshot};
 use probe_ebpf::control::Table;
 use probe_ebpf::probes::irq_delivery::{Delivery, STAGES, Slot, Stage};
 use probe_ebpf::signs::Sign;
+use std::collections::BTreeMap;
 
 /// Why stages after the accept are hidden when hardware injects.
 const APICV: &str = "APICv/AVIC delivers without an event";
@@ -250,6 +251,26 @@ fn accepted_by(topology: &Topology, slot: &Slot, tid: u32, count: u64) -> Option
     let vcpu = guest.vcpus.iter().find(|vcpu| vcpu.thread.tid.0 == tid)?.index;
     let number = u16::try_from(slot.slot).ok()?;
     Some(Accepted { guest: guest.pid, vf: PciAddress::from_packed(slot.vf), slot: number, vcpu, count })
+}
+
+/// Which guest has each vector, and how often its interrupt was freed in that guest's hands.
+pub type Freed = BTreeMap<(PciAddress, u16), (Pid, u64)>;
+
+/// How often the interrupts of the vectors of guests in `topology` were freed, as far as the probe has met them: something else
+/// than before when one was made anew, also where it has its old number again.
+///
+/// # Errors
+/// When a map cannot be read.
+pub fn freed(maps: &dyn MapReader, topology: &Topology) -> Result<Freed, ReadError> {
+    let mut all = Freed::new();
+    for index in 0..maps.used(Table::Slots)? {
+        let slot = maps.slot(index)?;
+        let guest = topology.guests.iter().find(|guest| guest.pid.0 == slot.owner);
+        if let (Some(guest), Ok(number)) = (guest, u16::try_from(slot.slot)) {
+            all.insert((PciAddress::from_packed(slot.vf), number), (guest.pid, slot.generation));
+        }
+    }
+    Ok(all)
 }
 
 /// What tells at little cost that something has changed which a controller acts on (`probe_ebpf::signs`).

@@ -10,6 +10,7 @@ use crate::stats::{Counter, Histogram, Labels, Observability, Series, Snapshot};
 use probe_ebpf::control::Table;
 use probe_ebpf::layout::LAST_GUEST_TSC;
 use probe_ebpf::probes::vm_exit::VcpuExit;
+use probe_ebpf::vcpu::Vcpu;
 use std::collections::BTreeMap;
 
 /// The specification.
@@ -100,7 +101,7 @@ fn collect(
     let by_vector = maps.exit_vectors()?;
     for (tid, vcpu) in maps.vcpus()? {
         let labels = vcpu_labels(names, vcpu.tgid, tid, vcpu.vcpu_id);
-        for (key, value) in by_vector.iter().filter(|(key, _)| key.tid == tid) {
+        for (key, value) in by_vector.iter().filter(|(key, _)| key.vcpu == vcpu.index) {
             let mut labels = labels.clone();
             labels.insert("vector".into(), key.vector.to_string());
             out.counters.push(counter("host_vector_exits", labels, *value));
@@ -108,6 +109,25 @@ fn collect(
         add_vcpu(report, &vcpu.exit, outside.remove(&(vcpu.tgid, tid)).unwrap_or_default(), &labels, out);
     }
     Ok(())
+}
+
+/// What belongs to `guest_ns` of a window that has ended, beside what [`SPEC`] collects: time of vCPUs that have not left their
+/// guest since. One that is left alone stays there for seconds.
+///
+/// # Errors
+/// When a map cannot be read.
+pub fn stays(
+    maps: &dyn MapReader,
+    names: &Names<'_>,
+    from_ns: u64,
+    until_ns: u64,
+) -> Result<Vec<Counter>, ReadError> {
+    let stay = |(tid, vcpu): (u32, Vcpu)| {
+        let entered = Some(vcpu.exit.entry_ns).filter(|ns| *ns != 0)?;
+        let within = Some(until_ns.saturating_sub(entered.max(from_ns))).filter(|ns| *ns != 0)?;
+        Some(counter("guest_ns", vcpu_labels(names, vcpu.tgid, tid, vcpu.vcpu_id), within))
+    };
+    Ok(maps.vcpus()?.into_iter().filter_map(stay).collect())
 }
 
 /// A vCPU's time (ns) outside its guest. It follows from the exits' sums, which are exact: nothing is measured twice.

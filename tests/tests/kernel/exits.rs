@@ -13,7 +13,8 @@ use probe_ebpf::probes::vm_exit::ISA_VMX;
 use probe_user::bpf::facts::read_facts;
 use probe_user::bpf::{Loaded, Sizes};
 use probe_user::host::HostRoot;
-use probe_user::probes::MapReader as _;
+use probe_user::model::topology::Topology;
+use probe_user::probes::{MapReader as _, Names, vm_exit};
 use probe_user::stats::Histogram;
 use std::collections::BTreeMap;
 
@@ -26,16 +27,16 @@ const EXTERNAL_INTERRUPT: u64 = 1;
 const KVM: u64 = 0xdead_0000;
 
 /// A vCPU that this thread runs, and a VF's interrupt, as the programs know them.
-struct Scene {
-    loaded: Loaded,
+pub(super) struct Scene {
+    pub(super) loaded: Loaded,
     /// Where a `struct task_struct` could stand: its thread id is some number of kernel text.
-    task: u64,
+    pub(super) task: u64,
     /// Where a `struct kvm_vcpu` could stand: its guest's clock is the same number.
     clock: u64,
 }
 
 impl Scene {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         stay_here();
         let sizes = Sizes { vcpus: 4, slots: 4, deliveries: 4, exits: 8, noise: 8, devices: 1 };
         let root = HostRoot::live();
@@ -50,7 +51,7 @@ impl Scene {
         scene
     }
 
-    fn run(&mut self, program: &str, args: &[u64]) {
+    pub(super) fn run(&mut self, program: &str, args: &[u64]) {
         let program: &mut RawTracePoint =
             self.loaded.ebpf_mut().program_mut(program).unwrap().try_into().unwrap();
         if program.fd().is_err() {
@@ -94,7 +95,7 @@ impl Scene {
         map.set(0, PerCpuValues::try_from(cpus).unwrap(), 0).unwrap();
     }
 
-    fn lost(&self) -> BTreeMap<String, u64> {
+    pub(super) fn lost(&self) -> BTreeMap<String, u64> {
         let lost = self.loaded.lost().unwrap().into_iter();
         lost.map(|(probe, cause, n)| (format!("{probe}.{cause}"), n)).collect()
     }
@@ -148,6 +149,28 @@ fn what_cannot_be_timed_is_counted_and_not_recorded() {
         assert_eq!((scene.recorded(), scene.lost()), (recorded, expected), "case {index}");
         let guest_ns = scene.loaded.maps().vcpus().unwrap()[0].1.exit.guest_ns;
         assert!(guest_ns < LATER, "case {index}: {guest_ns}");
+    }
+}
+
+/// Whether a vCPU leaves its guest before the figures are read or not: of its stay the part within the window counts.
+#[test]
+fn a_stay_in_the_guest_counts_as_far_as_it_lies_in_the_window() {
+    // All of it long ago, by this clock.
+    let (from_ns, until_ns) = (10_000, 20_000);
+    for (entered, expected) in [(0, 0), (5_000, 10_000), (12_000, 8_000), (20_000, 0), (25_000, 0)] {
+        let mut scene = Scene::new();
+        scene.loaded.open(Window { from_ns, until_ns }).unwrap();
+        change_vcpu(scene.loaded.ebpf_mut(), 0, |vcpu| vcpu.exit.entry_ns = entered);
+        let topology = Topology::default();
+        let stays = |scene: &Scene| -> u64 {
+            let names = Names::new(&topology);
+            let stays = vm_exit::stays(&scene.loaded.maps(), &names, from_ns, until_ns).unwrap();
+            stays.iter().map(|stay| stay.value).sum()
+        };
+        let guest_ns = |scene: &Scene| scene.loaded.maps().vcpus().unwrap()[0].1.exit.guest_ns;
+        assert_eq!((stays(&scene), guest_ns(&scene)), (expected, 0), "entered at {entered}");
+        scene.exit(CPUID);
+        assert_eq!((stays(&scene), guest_ns(&scene)), (0, expected), "entered at {entered}, left");
     }
 }
 

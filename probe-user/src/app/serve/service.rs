@@ -12,7 +12,7 @@ use crate::export::{Began, CountedVf, Figures, Hold, ProbeState, ProbeStatus, So
 use crate::host::{HostRoot, read_topology, read_vf_counters};
 use crate::model::seen::Seen;
 use crate::model::topology::{Guest, Topology};
-use crate::probes::irq_delivery::{Accepted, Signs};
+use crate::probes::irq_delivery::{Accepted, Freed, Signs};
 use crate::probes::vectors::Look;
 use crate::probes::{ProbeReport, ReadError, Verdict};
 use crate::stats::Snapshot;
@@ -152,7 +152,9 @@ impl Service {
         let began = began(&now.began, &now.topology, &topology, now.looked);
         now.began = began;
         now.looked = looked;
-        let told = now.observer.update(&topology).and_then(|()| now.observer.guard(&topology.promised()));
+        let told = now.observer.forget_gone(&topology);
+        let told = told.and_then(|()| now.observer.update(&topology));
+        let told = told.and_then(|()| now.observer.guard(&topology.promised()));
         if let Err(error) = told {
             tracing::warn!(%error, "the probes were not told of changed guests");
         }
@@ -170,6 +172,14 @@ impl Observed for Service {
         now.observer.accepted(&now.topology).unwrap_or_else(|error| {
             tracing::warn!(%error, "where vectors go is not known");
             Vec::new()
+        })
+    }
+
+    fn freed(&self) -> Freed {
+        let now = self.now();
+        now.observer.freed(&now.topology).unwrap_or_else(|error| {
+            tracing::warn!(%error, "whether interrupts were made anew is not known");
+            Freed::new()
         })
     }
 

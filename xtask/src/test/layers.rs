@@ -32,8 +32,9 @@ pub(crate) enum Outcome {
     CannotRun(String),
 }
 
-/// What opens the HTML report in a test.
-const BROWSER: Program = Program { name: "chromium", package: "chromium" };
+/// What opens the HTML report in its tests, and what fetches the checker of its accessibility.
+const BROWSER: [Program; 2] =
+    [Program { name: "chromium", package: "chromium" }, Program { name: "npm", package: "npm" }];
 
 /// Test targets of the `tests` package that are layers of their own or belong to the lab.
 const KERNEL_TARGET: &str = "kernel";
@@ -88,9 +89,9 @@ fn unit(workspace: &Workspace, sink: Sink<'_>) -> Result<Outcome> {
         // The tests that need it say so themselves.
         Err(error) => sink(&format!("{error:#}")),
     }
-    // A developer's machine is not filled with a browser for one test.
+    // A developer's machine is not filled with a browser for a few tests.
     if is_ci()
-        && let Err(error) = packages::ensure(&[BROWSER])
+        && let Err(error) = packages::ensure(&BROWSER)
     {
         sink(&format!("{error:#}"));
     }

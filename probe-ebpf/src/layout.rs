@@ -41,7 +41,9 @@ pub const MEMBERS: &[FieldRef] = &[
     member("irqaction", "name", "OFF_IRQACTION_NAME"),
     member("irqaction", "dev_id", "OFF_IRQACTION_DEV_ID"),
     member("irq_desc", "irq_data.irq", "OFF_IRQ_DESC_IRQ"),
+    member("amd_iommu_pi_data", "is_guest_mode", "OFF_AMD_PI_GUEST_MODE"),
     member("kvm_vcpu", "vcpu_id", "OFF_KVM_VCPU_ID"),
+    member("kvm_vcpu", "arch.last_guest_tsc", LAST_GUEST_TSC),
     member("task_struct", "pid", "OFF_TASK_PID"),
     member("task_struct", "comm", "OFF_TASK_COMM"),
     member("task_struct", "flags", "OFF_TASK_FLAGS"),
@@ -93,6 +95,9 @@ pub const PER_CPU_OFFSET: &str = "__per_cpu_offset";
 /// Address of the per-CPU variable `vector_irq`, before the CPU's offset is added; absent when not known.
 pub const VECTOR_IRQ: &str = "vector_irq";
 
+/// Offset of the guest's clock as KVM reads it after each exit, but for those of a fast path that enters the guest again.
+pub const LAST_GUEST_TSC: &str = "OFF_LAST_GUEST_TSC";
+
 /// 1 when the raw tracepoint `kvm_inj_virq` has `reinjected` as its third argument (6.1 and later), else 0.
 pub const INJ_TELLS_REINJECTION: &str = "INJ_TELLS_REINJECTION";
 
@@ -102,12 +107,19 @@ pub const SWITCH_TELLS_STATE: &str = "SWITCH_TELLS_STATE";
 /// 1 when the raw tracepoint `kvm_pi_irte_update` passes a vCPU's address instead of its number (6.18), else 0.
 pub const PI_PASSES_VCPU: &str = "PI_PASSES_VCPU";
 
+/// Whose structure the argument `vcpu_info` of `irq_set_vcpu_affinity()` is: `irq_delivery::VCPU_INFO_INTEL` or `..._AMD`;
+/// 0 when the processor is neither's.
+pub const VCPU_INFO: &str = "VCPU_INFO";
+
 /// Globals that programs can do without.
 pub const OPTIONAL: &[&str] = &[
     "REC_INJ_REINJECTED",
     INJ_TELLS_REINJECTION,
     SWITCH_TELLS_STATE,
     PI_PASSES_VCPU,
+    VCPU_INFO,
+    LAST_GUEST_TSC,
+    "OFF_AMD_PI_GUEST_MODE",
     "REC_EXIT_INTR_INFO",
     "OFF_IRQ_DESC_IRQ",
     "OFF_TASK_COMM",

@@ -17,4 +17,5 @@ pub mod layout;
 #[cfg(target_arch = "bpf")]
 mod nothing;
 pub mod probes;
+pub mod signs;
 pub mod vcpu;

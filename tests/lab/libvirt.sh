@@ -1,7 +1,8 @@
 # A guest that the real libvirtd starts from its XML: a VF as hostdev, vcpupin and emulatorpin of its own. vfprobe says whose
-# it is, keeps within libvirt's pins or refuses, tells when libvirt has set something else, and leaves all as it was. What
-# libvirt has set is asked of virsh; vfprobe has it from /proc and control groups alone.
-# lab: limit=400
+# it is, keeps within libvirt's pins or refuses, tells when libvirt has set something else, and leaves all as it was, also
+# beside a real irqbalance. What libvirt has set is asked of virsh; vfprobe has it from /proc and control groups alone, until
+# the last part, where libvirt keeps no cpusets.
+# lab: limit=500
 . /lab/support/lab.sh
 
 export LIBVIRT_DEFAULT_URI=qemu:///system
@@ -113,7 +114,93 @@ check undone vfprobe rollback
 check as-found unchanged
 equal pins-as-found "2 3 0-3 " "$(pins)"
 
+# --- a real irqbalance beside it: both are respected, and both are left as found ------------------------------------
+mkdir -p /run/irqbalance
+irqbalance --foreground --debug --interval=1 >/tmp/irqbalance.log 2>&1 &
+BALANCER=$!
+SOCKET=/run/irqbalance/irqbalance$BALANCER.sock
+check irqbalance-runs wait_for 30 "its socket" test -S $SOCKET
+tell() { echo -n "$*" | socat -t 5 - UNIX-CONNECT:$SOCKET; }
+# bans: interrupts that irqbalance says it leaves alone.
+bans() { tell setup | grep -o 'IRQ [0-9]*' | cut -d' ' -f2 | sort -n | tr '\n' ' '; }
+scans() { grep -c '^----' /tmp/irqbalance.log; }
+scanned() { (($(scans) > $1)); }
+threads() { affinities vm1 | grep ^thread | sort; }
+tell "settings ban irqs 1 9"
+equal somebody-has-banned "1 9 " "$(bans)"
+threads >/out/threads-before
+exits planned-beside-both 0 vfprobe plan --guest vm1 --cpus 2-3 --placement own
+says irqbalance-is-in-the-plan "ban list of irqbalance (pid $BALANCER)  *1 9 -> 1 "
+equal no-vcpu-is-moved-beside-both 0 "$(grep -c "vm1 vCPU" /tmp/said)"
+exits libvirts-limit-counts-beside-both 2 vfprobe plan --guest vm1 --cpus 1-2 --placement own
+check applied-beside-both vfprobe apply --guest vm1 --cpus 2-3 --placement own --yes
+equal ban-list-is-extended "" "$(list=" $(bans)"; for irq in 1 9 $(vf_irqs); do [[ $list == *" $irq "* ]] || echo $irq; done)"
+check irqbalance-goes-on wait_for 60 "three scans" scanned $(($(scans) + 3))
+check in-force-beside-both vfprobe verify
+equal pins-are-libvirts-beside-both "2 3 0-3 " "$(pins)"
+check undone-beside-both vfprobe rollback
+equal ban-list-as-found "1 9 " "$(bans)"
+equal pins-as-found-beside-both "2 3 0-3 " "$(pins)"
+threads >/out/threads-after
+check threads-as-found compare_settings /out/threads-before /out/threads-after
+kill $BALANCER && wait $BALANCER 2>/dev/null
+
 touch /tmp/vm1.ending
 check vm1-ends virsh destroy vm1
 check gone wait_for 30 "the end of vm1" ended
 check vf-is-free test -e /sys/bus/pci/drivers/vfio-pci/$(vf_bdf 0)
+
+# --- a libvirt that keeps no cpusets: it sets masks of threads, and its pins are asked of virsh -------------------------
+echo 'cgroup_controllers = [ "cpu" ]' >>/etc/libvirt/qemu.conf
+kill "$(pidof libvirtd)"
+no_answer() { [[ -z $(pidof libvirtd) ]]; }
+check libvirtd-ends wait_for 30 "the end of libvirtd" no_answer
+libvirtd --daemon || fail libvirtd-again "it does not start"
+check libvirtd-answers-again wait_for 60 "libvirtd" answers
+# Nothing but its firmware runs.
+cat >/tmp/vm2.xml <<'XML'
+<domain type='kvm'>
+  <name>vm2</name>
+  <uuid>5a7ec4f6-6f0c-4f0b-9a53-0d4b1d3c9a02</uuid>
+  <memory unit='MiB'>64</memory>
+  <vcpu placement='static'>2</vcpu>
+  <cputune>
+    <vcpupin vcpu='0' cpuset='2'/>
+    <vcpupin vcpu='1' cpuset='3'/>
+    <emulatorpin cpuset='0-1'/>
+  </cputune>
+  <os><type arch='x86_64' machine='q35'>hvm</type></os>
+  <features><acpi/><apic/></features>
+  <cpu mode='host-passthrough' check='none'/>
+  <devices>
+    <emulator>/usr/bin/qemu-system-x86_64</emulator>
+    <controller type='usb' model='none'/>
+    <memballoon model='none'/>
+  </devices>
+</domain>
+XML
+check vm2-starts virsh create /tmp/vm2.xml
+cp /run/libvirt/qemu/vm2.pid /tmp/vm2.pid
+pins2() { { virsh vcpupin vm2 && virsh emulatorpin vm2; } | awk '/^ / && $NF ~ /^[0-9]/ { printf "%s ", $NF }'; }
+equal vm2-is-pinned "2 3 0-1 " "$(pins2)"
+equal no-group-tells-it "" "$(grep '/vcpu0$' /proc/$(vcpu_tid vm2 0)/cpuset)"
+affinities vm2 | sort >/out/vm2-before
+VFPROBE=$(command -v vfprobe)
+exits pins-without-groups-are-refused 2 vfprobe plan --guest vm2 --cpus 1,3 --placement keep
+says refused-by-the-pin "vCPU 0 of guest \"vm2\" may only use CPUs 2, not 1: libvirt's vcpupin says so"
+exits within-the-pins 0 vfprobe plan --guest vm2 --cpus 2-3 --placement keep
+exits auto-keeps-the-pins 0 vfprobe plan --guest vm2 --cpus auto --placement keep
+says auto-takes-the-pins "guarded CPUs 2-3"
+# libvirt allows another one, and that is seen.
+check libvirt-moves-the-vcpu virsh vcpupin vm2 0 1 --live
+exits the-new-pin-is-seen 0 vfprobe plan --guest vm2 --cpus 1,3 --placement keep
+exits the-old-one-is-refused 2 vfprobe plan --guest vm2 --cpus 2-3 --placement keep
+check libvirt-moves-it-back-again virsh vcpupin vm2 0 2 --live
+# Without virsh nobody knows; that is said.
+exits planned-without-virsh 0 env PATH=/nowhere "$VFPROBE" plan --guest vm2 --cpus 1,3 --placement keep
+says unseen-pins-are-told "note: pins that libvirt has set for vm2 are not seen (virsh is not installed)"
+equal vm2-pins-as-found "2 3 0-1 " "$(pins2)"
+affinities vm2 | sort >/out/vm2-after
+check vm2-as-found compare_settings /out/vm2-before /out/vm2-after
+touch /tmp/vm2.ending
+check vm2-ends virsh destroy vm2

@@ -127,9 +127,25 @@ wait $TELLER
 equal dry-run-stops 0 "$?"
 check dry-run-has-changed-nothing vfprobe verify
 
+# --- nothing happens: it wakes for its audits --------------------------------------------------------------------
+check probes-ring logged "the probes ring when"
+heard() { logged "heard: $1"; }
+check machines-are-heard heard "a virtual machine"
+# naps: how often the controller has slept so far.
+naps() { awk '/^voluntary_ctxt_switches:/ { print $2 }' "$(grep -l '^Name:[[:space:]]controller$' /proc/$SERVE/task/*/status)"; }
+naps_before=$(naps)
+sleep 10
+echo "idle: the controller slept $(($(naps) - naps_before)) times in 10 s"
+
 # --- interrupts go to the other vCPU and back ------------------------------------------------------------------
 check watching watch_moves
 follow to-the-second-vcpu 1 2 5
+# A plan that is made now, on other CPUs, knows by its own look what the guest has chosen; without one it goes by the queues.
+vfprobe plan --guest vm1 --cpus 1,3 --placement own >/out/plan-seen
+equal a-plan-sees-which-vcpu 2 "$(grep -c -E "slot [0-9] .* 2 -> 3  +CPU 3 runs vCPU 1; seen: all [0-9]+ interrupts of [0-9.]+ s were for it" /out/plan-seen)"
+vfprobe plan --guest vm1 --cpus 1,3 --placement own --no-look >/out/plan-unseen
+check a-plan-without-a-look-goes-by-the-queues grep -q "slot 0 .* 2 -> 1  *CPU 1 runs vCPU 0; by queue order: not seen" /out/plan-unseen
+check and-says-so grep -q "note: interrupts were not looked at (as asked)" /out/plan-unseen
 follow to-the-first-vcpu 0 1 4
 check in-force-after-moves vfprobe verify
 
@@ -145,8 +161,11 @@ check others-keep-their-pins all_pinned
 before_end=$(writes vm1 "$(vf_bdf 0)")
 check the-log-has-every-write test "$before_end" -ge 9
 check vm2-ends guest_down vm2
+began=$EPOCHREALTIME
 released() { [[ $(</proc/irq/default_smp_affinity) == 31 ]]; }
 check its-cpus-are-free-again wait_for 30 "the default mask" released
+echo "vm2-ends: what only it needed was undone $(awk "BEGIN { print $EPOCHREALTIME - $began }") s after its end was seen"
+check its-end-is-heard wait_for 30 "the end of a process" heard "a guest has ended"
 equal nothing-of-vm1-was-written "$before_end" "$(writes vm1 "$(vf_bdf 0)")"
 # Between two looks of this test the controller may be in the middle of a change.
 check vm1-stays-placed wait_for 30 "its settings in force" vfprobe verify

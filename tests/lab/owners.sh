@@ -22,6 +22,7 @@ exits() {
   shift 2
   output=$("$@" 2>&1)
   status=$?
+  echo "$output" >/tmp/exits
   if ((status == code)); then pass "$name"; else fail "$name" "exit $status, expected $code: $(tr '\n' '|' <<<"$output")"; fi
 }
 vf_irqs() { awk -v vf="($(vf_bdf 0))" 'index($0, "vfio-msi") && index($0, vf) { sub(":", "", $1); print $1 }' /proc/interrupts; }
@@ -30,7 +31,7 @@ threads_of_vm1() { grep -H ^Cpus_allowed: /proc/$(guest_pid vm1)/task/*/status |
 
 check pf pf_up 1
 check vm1 guest_vf vm1 192.168.0.101 2 0 -action reboot=reset
-own=(--guest vm1 --cpus 2-3 --placement own)
+own=(--guest vm1 --cpus 2-3 --placement own --no-look)
 masks >/out/before
 
 # --- knobs ---------------------------------------------------------------------------------------------------------
@@ -118,7 +119,8 @@ cp $JOURNAL /tmp/journal
 sed -i '3s/record/rekord/' $JOURNAL
 exits damage-is-refused 3 vfprobe rollback
 exits damage-is-refused-by-apply 3 vfprobe apply --guest vm1 --cpus 2-3 --placement near --yes
-check salvaged vfprobe rollback --salvage
+exits salvaged 5 vfprobe rollback --salvage
+check what-is-lost-is-named grep -q "line 3 of the journal .* may still be in force" /tmp/exits
 # The damaged step is the only one that is left.
 cp /tmp/journal $JOURNAL
 check undone-by-the-whole-journal vfprobe rollback

@@ -34,7 +34,7 @@ changed() { masks | awk -F: 'NR == FNR { was[$1] = $2; next } $1 in was && was[$
 check pf pf_up 1
 masks >/out/before
 equal bad-policy-is-usage 2 "$(vfprobe serve --policy /dev/null >/dev/null 2>&1; echo $?)"
-vfprobe serve --policy /tmp/policy.toml 2>"$LOG" &
+vfprobe serve -v --policy /tmp/policy.toml 2>"$LOG" &
 SERVE=$!
 check keeping wait_for 30 "the controller" logged "keeping the policy"
 equal nothing-changed-without-a-guest "" "$(changed /out/before)"
@@ -71,9 +71,14 @@ check taken-up-again-by-sighup wait_for 30 "the policy in force" in_force
 
 # --- a promised CPU goes offline -----------------------------------------------------------------------------------
 echo 0 >/sys/devices/system/cpu/cpu3/online
+began=$EPOCHREALTIME
 check offline-is-said wait_for 30 "the complaint" logged "CPU 3 is offline"
+echo "cpu-offline: said $(awk "BEGIN { print $EPOCHREALTIME - $began }") s after it was"
+check offline-is-heard wait_for 30 "the event" logged "heard: a CPU went online or offline"
 echo 1 >/sys/devices/system/cpu/cpu3/online
+began=$EPOCHREALTIME
 check follows-online wait_for 30 "the policy in force" in_force
+echo "cpu-online: followed $(awk "BEGIN { print $EPOCHREALTIME - $began }") s after it was"
 
 # --- the guest goes, and with it what was done for it --------------------------------------------------------------
 check vm1-ends guest_down vm1

@@ -10,6 +10,7 @@ mod packages;
 mod process;
 mod progress;
 mod promtool;
+mod python;
 mod tally;
 mod test;
 mod workspace;

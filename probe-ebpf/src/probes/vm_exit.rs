@@ -22,6 +22,8 @@ pub struct VcpuExit {
     pub isa: u32,
     /// Time of the last entry; 0 = unknown.
     pub entry_ns: u64,
+    /// The guest's clock that KVM had read last, at that entry; [`CLOCK_UNKNOWN`] when it cannot be read.
+    pub clock: u64,
     /// Time spent in the guest (ns).
     pub guest_ns: u64,
     /// Halts that ended while polling.
@@ -52,14 +54,18 @@ pub struct ExitSeries {
     pub isa: u32,
     /// Exit code, without VMX's flag bits.
     pub code: u32,
+    /// Unused.
+    pub pad: u32,
+    /// Of the exits in its histogram: those of a fast path, which entered the guest again at once.
+    pub fast: u64,
 }
 
 /// Key of a series whose code has no place in the vCPU's table.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RareExit {
-    /// The vCPU's thread.
-    pub tid: u32,
+    /// The vCPU's index in `VCPUS`.
+    pub vcpu: u32,
     /// Exit code.
     pub code: u32,
 }
@@ -68,8 +74,8 @@ pub struct RareExit {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExitVector {
-    /// The vCPU's thread.
-    pub tid: u32,
+    /// The vCPU's index in `VCPUS`.
+    pub vcpu: u32,
     /// The APIC vector on its CPU.
     pub vector: u32,
 }
@@ -89,7 +95,19 @@ pub fn host_vector(isa: u32, reason: u32, intr_info: u32) -> Option<u32> {
     if external && intr_info >> 31 == 1 { Some(intr_info & 0xff) } else { None }
 }
 
-const _: () = assert!(size_of::<VcpuExit>() == 64 + 8 * USER_REASONS + 2 * DIRECT_CODES);
+/// No clock of a guest: it would take centuries to get there.
+pub const CLOCK_UNKNOWN: u64 = u64::MAX;
+
+/// Whether the guest is entered again on a fast path: KVM reads the guest's clock behind the loop of `vcpu_enter_guest()`
+/// (`vcpu->arch.last_guest_tsc`, arch/x86/kvm/x86.c), and a fast path stays in that loop.
+#[inline(always)]
+#[must_use]
+pub fn is_fast(before: u64, now: u64) -> bool {
+    now == before && now != CLOCK_UNKNOWN
+}
+
+const _: () = assert!(size_of::<ExitSeries>() == 32);
+const _: () = assert!(size_of::<VcpuExit>() == 72 + 8 * USER_REASONS + 2 * DIRECT_CODES);
 
 /// The code's place in a vCPU's table.
 #[inline(always)]
@@ -103,7 +121,7 @@ pub fn direct(code: u32) -> Option<usize> {
 }
 
 #[cfg(feature = "user")]
-// SAFETY: `repr(C)`, u32 only, no padding.
+// SAFETY: `repr(C)`, integers only, no padding (asserted above), every bit pattern is valid.
 unsafe impl aya::Pod for ExitSeries {}
 #[cfg(feature = "user")]
 // SAFETY: `repr(C)`, two u32, no padding.
@@ -117,7 +135,9 @@ pub(crate) mod bpf {
     use super::*;
     use crate::control::{Lost, Table};
     use crate::hist::Hist;
-    use crate::kernel::{SEEN, current, element, in_window, lost, next_index, now, offsets, read_record};
+    use crate::kernel::{
+        SEEN, counted, current, element, in_window, lost, next_index, now, offsets, read_field, read_record,
+    };
     use crate::probes::irq_delivery;
     use crate::vcpu::{self, Vcpu};
     use aya_ebpf::{
@@ -141,6 +161,7 @@ pub(crate) mod bpf {
     static EXIT_VECTORS: HashMap<ExitVector, u64> = HashMap::with_max_entries(64, 0);
 
     offsets!(
+        OFF_LAST_GUEST_TSC,
         REC_EXIT_REASON,
         REC_EXIT_ISA,
         REC_EXIT_INTR_INFO,
@@ -158,11 +179,11 @@ pub(crate) mod bpf {
         if exit.exit_ns != 0 {
             lost(Lost::EntryUnseen);
         }
-        if exit.entry_ns != 0 && in_window(exit.entry_ns) {
+        if exit.entry_ns != 0 {
             if ns < exit.entry_ns {
                 lost(Lost::ExitNegative);
             } else {
-                exit.guest_ns += ns - exit.entry_ns;
+                exit.guest_ns += counted(exit.entry_ns, ns);
             }
         }
         exit.entry_ns = 0;
@@ -172,10 +193,13 @@ pub(crate) mod bpf {
         exit.isa = isa;
     }
 
-    /// Called at each guest entry, before the guest runs.
+    /// Called at each guest entry, before the guest runs. `kvm`: address of the `struct kvm_vcpu`, 0 when not known.
     #[inline(always)]
-    pub(crate) fn on_entry(vcpu: &mut Vcpu, tid: u32, ns: u64) {
+    pub(crate) fn on_entry(vcpu: &mut Vcpu, tid: u32, kvm: u64, ns: u64) {
         vcpu.exit.entry_ns = ns;
+        let clock = read_field(kvm, &OFF_LAST_GUEST_TSC).unwrap_or(CLOCK_UNKNOWN);
+        let fast = is_fast(vcpu.exit.clock, clock);
+        vcpu.exit.clock = clock;
         if vcpu.exit.exit_ns == 0 {
             return;
         }
@@ -191,6 +215,9 @@ pub(crate) mod bpf {
         };
         if let Some(hist) = element(&EXIT_HIST, series) {
             hist.record(ns - left);
+        }
+        if fast && let Some(series) = element(&EXITS, series) {
+            series.fast += 1;
         }
     }
 
@@ -209,7 +236,7 @@ pub(crate) mod bpf {
 
     #[inline(always)]
     fn rare_series_of(vcpu: &Vcpu, tid: u32) -> Option<u32> {
-        let key = RareExit { tid, code: vcpu.exit.code };
+        let key = RareExit { vcpu: vcpu.index, code: vcpu.exit.code };
         // SAFETY: a copy of a u32 that is written whole.
         if let Some(known) = unsafe { RARE_EXITS.get(key) } {
             return Some(*known);
@@ -229,6 +256,8 @@ pub(crate) mod bpf {
             vcpu_id: vcpu.vcpu_id,
             isa: vcpu.exit.isa,
             code: vcpu.exit.code,
+            pad: 0,
+            fast: 0,
         };
         Some(index)
     }
@@ -268,10 +297,11 @@ pub(crate) mod bpf {
     #[inline(always)]
     fn by_vector(vector: u32, ns: u64) {
         let (_, tid) = current();
-        if !in_window(ns) || vcpu::of_thread_here(tid).is_none() {
+        if !in_window(ns) {
             return;
         }
-        let key = ExitVector { tid, vector };
+        let Some(vcpu) = vcpu::of_thread_here(tid) else { return };
+        let key = ExitVector { vcpu: vcpu.index, vector };
         if let Some(count) = EXIT_VECTORS.get_ptr_mut(key) {
             // SAFETY: an element of a preallocated map; only this thread writes it.
             unsafe { *count += 1 };
@@ -355,6 +385,40 @@ pub(crate) mod bpf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Of a trace of VMX that was published (linux-kernel, 30 March 2023, message
+    /// ea3a8fbc-2bf8-7442-e498-3e5818384c83@grsecurity.net): reasons, `intr_info` beside them, and the vectors that these
+    /// are (arch/x86/include/asm/irq_vectors.h: call function single, irq work).
+    #[test]
+    fn host_vectors_of_a_trace_of_vmx() {
+        const CALL_FUNCTION_SINGLE: u32 = 0xfb;
+        const IRQ_WORK: u32 = 0xf6;
+        const CR_ACCESS: u32 = 28;
+        const MSR_WRITE: u32 = 32;
+        for (reason, info, expected) in [
+            (EXTERNAL_INTERRUPT, 0x8000_00fb, Some(CALL_FUNCTION_SINGLE)),
+            (EXTERNAL_INTERRUPT, 0x8000_00f6, Some(IRQ_WORK)),
+            (CR_ACCESS, 0, None),
+            (MSR_WRITE, 0, None),
+        ] {
+            assert_eq!(host_vector(ISA_VMX, reason, info), expected, "{reason} {info:#x}");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_stands_still_is_a_fast_path_s() {
+        for (before, now, expected) in [
+            (5, 5, true),
+            (5, 6, false),
+            // A vCPU that has not left its guest but by fast paths.
+            (0, 0, true),
+            (CLOCK_UNKNOWN, CLOCK_UNKNOWN, false),
+            (5, CLOCK_UNKNOWN, false),
+            (CLOCK_UNKNOWN, 5, false),
+        ] {
+            assert_eq!(is_fast(before, now), expected, "{before} {now}");
+        }
+    }
 
     #[test]
     fn host_vectors_of_exits() {

@@ -1,5 +1,6 @@
 //! Changing the host and undoing it: facts are read, a plan is made, carried out, compared and undone.
 
+use super::vectors::Looked;
 use crate::apply::Host as _;
 use crate::apply::{
     self, Applied, ApplyError, InForce, LiveHost, Options, Reality, RollbackError, RollbackOptions,
@@ -8,18 +9,38 @@ use crate::apply::{
 use crate::host::{HostRoot, read_host_threads, read_knobs, read_owners, read_topology, read_virtual_apic};
 use crate::model::Value;
 use crate::model::owners::Owner;
+use crate::model::seen::Seen;
 use crate::model::topology::Topology;
 use crate::plan::journal::{Journal, Standing};
-use crate::plan::{Facts, Isolate, Plan, PlanError, Policy, Target, plan, plan_again, writer_of};
+use crate::plan::{Facts, Isolate, Plan, PlanError, Policy, Renewed, Target, plan, plan_again, writer_of};
 use std::collections::BTreeSet;
 use tracing::{debug, warn};
 
-/// Reads the host and plans what has to change for a policy to hold.
+/// Reads the host and plans what has to change for a policy to hold, with what was seen of vectors before.
 ///
 /// # Errors
 /// [`PlanError`] says which wish this host cannot meet.
-pub fn make_plan(root: &HostRoot, state: &StateDir, policy: &Policy) -> Result<Plan, PlanError> {
-    let (plan, problems) = plan_with_problems(root, state, policy, read_topology(root), Beside::Earlier);
+pub fn make_plan(
+    root: &HostRoot,
+    state: &StateDir,
+    policy: &Policy,
+    looked: &Looked,
+) -> Result<Plan, PlanError> {
+    let mut topology = read_topology(root);
+    let seen = match looked {
+        Looked::Seen(seen) => Some(seen),
+        Looked::Needless | Looked::Not(_) => None,
+    };
+    if let Some(seen) = seen {
+        seen.fill(&mut topology);
+    }
+    let make = |facts: &Facts<'_>, _: &[Standing]| plan(facts, policy);
+    let (mut plan, problems) = plan_with_problems(root, state, policy, topology, seen, make);
+    if let (Looked::Not(why), Ok(plan)) = (looked, &mut plan) {
+        plan.notes.push(format!(
+            "interrupts were not looked at ({why}): vectors are taken to be for vCPUs in queue order, and to pass the host"
+        ));
+    }
     if let Some(first) = problems.first() {
         let count = problems.len();
         warn!(
@@ -36,7 +57,8 @@ pub fn make_plan(root: &HostRoot, state: &StateDir, policy: &Policy) -> Result<P
 }
 
 /// The same for a topology that was read already, for one who keeps a policy: what is in force is that policy's, so what it
-/// no longer asks goes back. What could not be read is told at the level of debugging only.
+/// no longer asks goes back, and a guest that it cannot be kept for stays as it is. What could not be read is told at the
+/// level of debugging only.
 ///
 /// # Errors
 /// [`PlanError`] says which wish this host cannot meet.
@@ -45,27 +67,20 @@ pub(super) fn plan_on(
     state: &StateDir,
     policy: &Policy,
     topology: Topology,
-) -> Result<Plan, PlanError> {
-    plan_with_problems(root, state, policy, topology, Beside::InItsPlace).0
+) -> Result<Renewed, PlanError> {
+    let renew = |facts: &Facts<'_>, standing: &[Standing]| plan_again(facts, policy, standing);
+    plan_with_problems(root, state, policy, topology, None, renew).0
 }
 
-/// How a plan stands to what is in force.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Beside {
-    /// It comes on top.
-    Earlier,
-    /// It takes its place.
-    InItsPlace,
-}
-
-/// The plan, and what could not be read for it.
-fn plan_with_problems(
+/// What `make` plans from the facts that a policy needs and what stands; and what could not be read for it.
+fn plan_with_problems<T>(
     root: &HostRoot,
     state: &StateDir,
     policy: &Policy,
     mut topology: Topology,
-    beside: Beside,
-) -> (Result<Plan, PlanError>, Vec<String>) {
+    seen: Option<&Seen>,
+    make: impl FnOnce(&Facts<'_>, &[Standing]) -> Result<T, PlanError>,
+) -> (Result<T, PlanError>, Vec<String>) {
     let mut problems = std::mem::take(&mut topology.problems);
     let threads = match policy.isolate {
         Isolate::None => Vec::new(),
@@ -102,13 +117,10 @@ fn plan_with_problems(
         knobs: &knobs,
         owners: &owners,
         virtual_apic: read_virtual_apic(root),
+        seen,
         immovable: &immovable,
     };
-    let plan = match beside {
-        Beside::Earlier => plan(&facts, policy),
-        Beside::InItsPlace => plan_again(&facts, policy, &journal.standing()),
-    };
-    (plan, problems)
+    (make(&facts, &journal.standing()), problems)
 }
 
 /// Brings a plan into force, or leaves the host as it was.
@@ -215,5 +227,46 @@ impl Writers {
     /// Who has set a target to what is found.
     pub(super) fn of(&self, target: &Target, asked: &Value, found: &Value) -> Owner {
         writer_of(target, asked, found, &self.owners, &self.topology.online())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fixture::{LAB, Tree};
+    use crate::model::topology::DeliveryMode;
+    use crate::model::{CpuId, VcpuId};
+    use crate::plan::{Pins, Placement};
+
+    #[test]
+    fn what_was_seen_is_planned_with() {
+        let tree = Tree::captured(LAB);
+        let (root, state) = (tree.root(), StateDir::new(tree.path("run/vfprobe")));
+        let pins = Pins::Cpus(vec![CpuId(2), CpuId(3)]);
+        let policy = Policy::for_guest("vm1", pins, Placement::Own);
+        let vectors = |looked: &Looked| -> (Vec<String>, Vec<String>) {
+            let plan = make_plan(&root, &state, &policy, looked).unwrap();
+            let ours = |target: &Target| matches!(target, Target::Irq(irq) if irq.vector.is_some_and(|v| v.vf.function == 0));
+            let steps = plan.steps.iter().filter(|step| ours(&step.target));
+            (steps.map(|step| format!("{} {}", step.target, step.new)).collect(), plan.notes)
+        };
+        let named = |lines: &[String], slot: u16, cpu: u32| {
+            lines.iter().any(|line| line.ends_with(&format!(" VF 0000:01:10.0 slot {slot} {cpu}")))
+        };
+        // Not looked at: by the order of the queues.
+        let (by_order, notes) = vectors(&Looked::Not("why".to_owned()));
+        assert!(named(&by_order, 0, 2) && named(&by_order, 1, 3), "{by_order:?}");
+        assert!(
+            notes.iter().any(|note| note.starts_with("interrupts were not looked at (why): ")),
+            "{notes:?}"
+        );
+        // Slot 0 is for the other vCPU, and slot 1 is posted.
+        let mut topology = read_topology(&root);
+        let slots = &mut topology.guests[0].vfs[0].slots;
+        (slots[0].vcpu, slots[1].mode) = (Some(VcpuId(1)), DeliveryMode::Posted);
+        let (seen, notes) = vectors(&Looked::Seen(Seen::of(&topology)));
+        assert_eq!(seen.len(), by_order.len() - 1, "{seen:?}");
+        assert!(named(&seen, 0, 3), "{seen:?}");
+        assert!(notes.iter().any(|note| note.contains("slot 1 is posted")), "{notes:?}");
     }
 }

@@ -461,6 +461,7 @@ mod tests {
                 configs: vec!["own".to_owned()],
                 guests: Vec::new(),
                 guarded: CpuSet::new(),
+                kept_by: None,
                 since: 0,
                 settled: true,
                 checks: vec![check],

@@ -6,6 +6,8 @@ pub mod guests;
 pub mod hold;
 pub mod interrupt;
 pub mod isolation;
+#[cfg(test)]
+mod larger_hosts;
 pub mod loads;
 pub mod observe;
 mod own_cost;
@@ -13,6 +15,7 @@ pub mod path;
 pub mod privileges;
 pub mod reconcile;
 pub mod record;
+mod rehearsal;
 mod renewal;
 pub mod schedule;
 pub mod serve;

@@ -1,15 +1,16 @@
 //! Observing: probes attached, a window opened, snapshots taken.
 
 use super::cpu_time::CpuTime;
-use crate::bpf::{LoadError, Loaded, Sizes};
+use crate::bpf::{Bell, LoadError, Loaded, Sizes};
 use crate::host::{HostRoot, read_paths, read_vf_counters};
 use crate::model::CpuSet;
 use crate::model::path::Paths;
 use crate::model::topology::Topology;
-use crate::probes::irq_delivery::{self, Accepted, Signs};
+use crate::probes::irq_delivery::{self, Accepted, Freed, Signs};
 use crate::probes::vectors::Look;
-use crate::probes::{Names, PROBES, ProbeReport, ReadError, Verdict};
-use crate::stats::{Series, Snapshot};
+use crate::probes::vm_exit;
+use crate::probes::{Names, PROBES, ProbeReport, RETIRED, ReadError, Verdict};
+use crate::stats::{Counter, Series, Snapshot};
 use probe_ebpf::control::Window;
 use probe_ebpf::probes::packet_path::DEVICES;
 use std::collections::BTreeMap;
@@ -28,8 +29,11 @@ pub struct Observer {
     paths: Paths,
     cpu_time: Option<CpuTime>,
     pub(super) sizes: Sizes,
+    /// Guests' processes as they were told last: number and start time.
+    processes: BTreeMap<u32, u64>,
     /// What the programs of observers before this one have cost, by probe.
     pub(super) spent: BTreeMap<&'static str, (Duration, u64)>,
+    bell_taken: bool,
 }
 
 impl Observer {
@@ -61,7 +65,9 @@ impl Observer {
             paths,
             cpu_time: None,
             sizes,
+            processes: processes(topology),
             spent: BTreeMap::new(),
+            bell_taken: false,
         })
     }
 
@@ -143,6 +149,20 @@ impl Observer {
         self.follow_paths(read_paths(&self.root, topology))
     }
 
+    /// Forgets what was counted of guests that are gone, so that a process that gets a number again begins with nothing.
+    /// For observers that see guests come and go; a recording keeps the figures of guests that end meanwhile.
+    ///
+    /// # Errors
+    /// When a map cannot be read or written.
+    pub fn forget_gone(&mut self, topology: &Topology) -> Result<(), ReadError> {
+        let now = processes(topology);
+        let before = std::mem::replace(&mut self.processes, now.clone());
+        self.loaded.retire(|pid, alive| match now.get(&pid) {
+            Some(start) => before.get(&pid) == Some(start),
+            None => alive,
+        })
+    }
+
     /// Says which network devices guests' packets pass.
     ///
     /// # Errors
@@ -186,6 +206,20 @@ impl Observer {
         irq_delivery::accepted(&self.loaded.maps(), topology)
     }
 
+    /// How often the interrupts of VFs were freed; nothing where that cannot be observed.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn freed(&self, topology: &Topology) -> Result<Freed, ReadError> {
+        let report = self.loaded.reports().iter().find(|report| report.probe == irq_delivery::SPEC.name);
+        match report.filter(|report| matches!(report.verdict, Verdict::Ready { .. })) {
+            Some(report) if report.loses("freed").is_none() => {
+                irq_delivery::freed(&self.loaded.maps(), topology)
+            }
+            _ => Ok(Freed::new()),
+        }
+    }
+
     /// Fills into a topology that was just read what has been seen of the vectors of guests' VFs: host vector, guest
     /// vector, vCPU, and the mode by what happened since the look before.
     ///
@@ -201,9 +235,29 @@ impl Observer {
         before.again(&self.loaded.maps(), topology, &host, received.collect())
     }
 
-    fn sees_delivery(&self) -> bool {
+    /// What rings when a sign has changed, or why nothing rings for all that there is to see here. To who asks first.
+    pub fn bell(&mut self) -> Option<Result<Bell, String>> {
+        if std::mem::replace(&mut self.bell_taken, true) {
+            return None;
+        }
         let name = irq_delivery::SPEC.name;
-        self.loaded.reports().iter().any(|r| r.probe == name && matches!(r.verdict, Verdict::Ready { .. }))
+        let report = self.reports().iter().find(|report| report.probe == name)?;
+        let unseen = irq_delivery::unseen(report);
+        Some(unseen.map_or_else(|| self.loaded.bell().map_err(|error| error.to_string()), Err))
+    }
+
+    fn sees_delivery(&self) -> bool {
+        self.hides(irq_delivery::SPEC.name).is_none()
+    }
+
+    /// Why a probe does not run; `None` when it does.
+    pub(super) fn hides(&self, probe: &str) -> Option<String> {
+        match &self.reports().iter().find(|report| report.probe == probe)?.verdict {
+            Verdict::Ready { .. } => None,
+            Verdict::Unsupported { reason } | Verdict::NotApplicable { reason } => {
+                Some(format!("probe {probe} does not run: {reason}"))
+            }
+        }
     }
 
     /// Reads all series and counters.
@@ -211,18 +265,19 @@ impl Observer {
     /// # Errors
     /// When a map cannot be read.
     pub fn snapshot(&self, topology: &Topology) -> Result<Snapshot, ReadError> {
-        let mut snapshot = Snapshot {
-            from_ns: self.window.from_ns,
-            to_ns: self.window.until_ns.min(monotonic_ns()),
-            ..Snapshot::default()
-        };
         let names = Names::new(topology).with_paths(&self.paths);
-        let maps = self.loaded.maps();
-        for (probe, report) in PROBES.iter().zip(self.loaded.reports()) {
-            if matches!(report.verdict, Verdict::Ready { .. }) {
-                (probe.collect)(&maps, &names, report, &mut snapshot)?;
+        // Every vCPU leaves a guest that it was in at the window's end once: what is read meanwhile is read again.
+        let mut snapshot = loop {
+            let stays = self.stays(&names)?;
+            let mut snapshot = self.collected(&names)?;
+            if self.stays(&names)? == stays {
+                snapshot.counters.extend(stays);
+                break snapshot;
             }
-        }
+        };
+        let gone = names.guest(RETIRED);
+        snapshot.series.retain(|series| series.labels.get("guest") != Some(&gone));
+        snapshot.counters.retain(|counter| counter.labels.get("guest") != Some(&gone));
         if let Some(cpu_time) = &self.cpu_time {
             snapshot.counters.extend(cpu_time.counters(&self.root));
         }
@@ -230,6 +285,31 @@ impl Observer {
             snapshot.lost.insert(format!("{probe}.{cause}"), times);
         }
         Ok(folded(snapshot))
+    }
+
+    /// What the programs have counted.
+    fn collected(&self, names: &Names<'_>) -> Result<Snapshot, ReadError> {
+        let mut snapshot = Snapshot {
+            from_ns: self.window.from_ns,
+            to_ns: self.window.until_ns.min(monotonic_ns()),
+            ..Snapshot::default()
+        };
+        let maps = self.loaded.maps();
+        for (probe, report) in PROBES.iter().zip(self.loaded.reports()) {
+            if matches!(report.verdict, Verdict::Ready { .. }) {
+                (probe.collect)(&maps, names, report, &mut snapshot)?;
+            }
+        }
+        Ok(snapshot)
+    }
+
+    /// Time of stays in guests that the window's end has cut off; none while it is open.
+    fn stays(&self, names: &Names<'_>) -> Result<Vec<Counter>, ReadError> {
+        let Window { from_ns, until_ns } = self.window;
+        if until_ns > monotonic_ns() || self.hides(vm_exit::SPEC.name).is_some() {
+            return Ok(Vec::new());
+        }
+        vm_exit::stays(&self.loaded.maps(), names, from_ns, until_ns)
     }
 }
 
@@ -246,10 +326,7 @@ fn folded(snapshot: Snapshot) -> Snapshot {
     let mut counters = BTreeMap::new();
     for one in snapshot.counters {
         let key = (one.probe.clone(), one.name.clone(), one.labels.clone());
-        counters
-            .entry(key)
-            .and_modify(|first: &mut crate::stats::Counter| first.value += one.value)
-            .or_insert(one);
+        counters.entry(key).and_modify(|first: &mut Counter| first.value += one.value).or_insert(one);
     }
     Snapshot {
         series: series.into_values().collect(),
@@ -261,6 +338,11 @@ fn folded(snapshot: Snapshot) -> Snapshot {
 /// Which process owns which VF.
 fn owners(topology: &Topology) -> BTreeMap<u32, u32> {
     topology.guests.iter().flat_map(|g| g.vfs.iter().map(|vf| (vf.address.packed(), g.pid.0))).collect()
+}
+
+/// Start time of each guest's process.
+fn processes(topology: &Topology) -> BTreeMap<u32, u64> {
+    topology.guests.iter().map(|guest| (guest.pid.0, guest.start_time)).collect()
 }
 
 /// Room for twice what is there, at least for a small host: guests may come while we look.

@@ -153,16 +153,7 @@ pub async fn record_run(
     // Before the workload: loading takes CPU time.
     let mut observer = Observer::start(root, &topology)?;
     observer.guard(&request.guarded)?;
-    let mut traffic = match (continuous, request.command) {
-        (Some(continuous), _) => {
-            continuous.keep_up()?;
-            Traffic::Continuous(continuous)
-        }
-        (None, []) => Traffic::Nothing,
-        (None, command) => {
-            Traffic::Anew(Box::new(workload::start(command, request.echo)?.read_as(request.reading)))
-        }
-    };
+    let mut traffic = start_traffic(continuous, request.command, request.reading, request.echo)?;
     let mut stop = Stop::new();
     let warm = tokio::time::Instant::now() + request.warm_up;
     let mut poll = tokio::time::interval(POLL);
@@ -242,6 +233,23 @@ pub async fn record_run(
     let end = RunEnd { workload, verdicts: verdicts(observer.reports()), remarks, interrupted, not_held };
     writer.end_run(&snapshot, &end)?;
     Ok(Finished { snapshot, end, interrupted })
+}
+
+/// What makes the traffic of a run: a workload that runs on, else the command, else nothing.
+pub(super) fn start_traffic<'a>(
+    continuous: Option<&'a mut Continuous>,
+    command: &[String],
+    reading: Reading,
+    echo: Echo,
+) -> Result<Traffic<'a>, WorkloadError> {
+    Ok(match (continuous, command) {
+        (Some(continuous), _) => {
+            continuous.keep_up()?;
+            Traffic::Continuous(continuous)
+        }
+        (None, []) => Traffic::Nothing,
+        (None, command) => Traffic::Anew(Box::new(workload::start(command, echo)?.read_as(reading))),
+    })
 }
 
 async fn at(moment: Option<tokio::time::Instant>) {

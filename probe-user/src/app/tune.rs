@@ -8,8 +8,10 @@ use super::hold::{Counts, Held, Hold};
 use super::interrupt::Interrupts;
 use super::loads::Load;
 use super::record::{self, Finished, Progress, RecordError, RunRequest, Watch};
+use super::rehearsal;
 use super::schedule::schedule;
 use super::tuning::{Try, TuneRequest, finished};
+use super::vectors::Looked;
 use crate::apply::{self, ApplyError, LiveHost, Options, RollbackError, RollbackOptions, RollbackReport};
 use crate::apply::{Host as _, StateDir, StateError, StateLock};
 use crate::host::{HostRoot, read_interrupt_counts};
@@ -28,6 +30,8 @@ pub const BASELINE: &str = "baseline";
 /// What is going on; handed to whoever shows it.
 #[derive(Debug)]
 pub enum Event<'a> {
+    /// Before the first run: interrupts are looked at, since so long.
+    Looking(Duration),
     /// A run begins.
     Begin(&'a Place<'a>),
     /// It goes on.
@@ -108,6 +112,7 @@ pub enum TuneError {
 }
 
 /// Makes all runs of a session, and puts the host back. With an `earlier` part of it, only those that are missing there.
+/// Returns what was seen of vectors before the first run, which all configurations are planned with.
 ///
 /// # Errors
 /// [`TuneError`]; finished runs are in the file in every case.
@@ -119,17 +124,30 @@ pub async fn tune(
     earlier: Option<&crate::session::Session>,
     echo: Echo,
     show: &mut dyn FnMut(Event<'_>),
-) -> Result<(), TuneError> {
+) -> Result<Looked, TuneError> {
     let lock = state.lock()?;
     if !state.load()?.standing().is_empty() {
         return Err(TuneError::InForce);
+    }
+    // A wish that cannot be met is told before anything is waited for.
+    for (one, policy) in request.tries.iter().filter_map(|one| Some((one, one.policy()?))) {
+        plan(root, state, one, policy, &Looked::Needless)?;
+    }
+    let interrupts = Interrupts::listen().map_err(|source| RecordError::Signals { source })?;
+    let continuous = request.loads.iter().find(|load| load.continuous);
+    let mut continuous = continuous.map(|load| Continuous::new(&load.command, echo));
+    let mut progress = |elapsed| show(Event::Looking(elapsed));
+    let looked = rehearsal::look(root, request, continuous.as_mut(), echo, &interrupts, &mut progress).await;
+    let looked = looked.map_err(RecordError::from)?;
+    if interrupts.raised() {
+        return Err(TuneError::Interrupted);
     }
     for one in &request.tries {
         let about = match one.policy() {
             None => "the host as it is found".to_owned(),
             // Before any run: a wish that cannot be met must not end a session half-way.
             Some(policy) => {
-                let plan = plan(root, state, one, policy)?;
+                let plan = plan(root, state, one, policy, &looked)?;
                 format!("{} changes for guest {}", plan.steps.len(), request.guest)
             }
         };
@@ -140,22 +158,19 @@ pub async fn tune(
     if earlier.is_none() {
         writer.tuning(&request.record())?;
     }
-    let interrupts = Interrupts::listen().map_err(|source| RecordError::Signals { source })?;
     let host = LiveHost::new(root.clone());
-    let continuous = request.loads.iter().find(|load| load.continuous);
-    let continuous = continuous.map(|load| Continuous::new(&load.command, echo));
     let untouched = Vec::new();
-    let hold = Hold::default();
     let mut session = Session {
         root,
         state,
         lock,
         host,
         echo,
+        looked,
         in_force: None,
         untouched,
         continuous,
-        hold,
+        hold: Hold::default(),
         remarks: Vec::new(),
         trouble: Vec::new(),
     };
@@ -174,17 +189,17 @@ pub async fn tune(
     if let Some(continuous) = session.continuous.take() {
         continuous.stop(record::GRACE).await.map_err(RecordError::from)?;
     }
-    result
+    result.map(|()| session.looked)
 }
 
 /// Applies one configuration for good, after a session chose it.
 ///
 /// # Errors
 /// [`TuneError`].
-pub fn keep(root: &HostRoot, state: &StateDir, chosen: &Try) -> Result<(), TuneError> {
+pub fn keep(root: &HostRoot, state: &StateDir, chosen: &Try, looked: &Looked) -> Result<(), TuneError> {
     let Some(policy) = chosen.policy() else { return Ok(()) };
     let lock = state.lock()?;
-    let plan = plan(root, state, chosen, policy)?;
+    let plan = plan(root, state, chosen, policy, looked)?;
     apply::apply(&LiveHost::new(root.clone()), &plan, &lock, &Options::new())
         .map(drop)
         .map_err(|source| TuneError::Apply { config: chosen.name.clone(), source })
@@ -195,8 +210,10 @@ fn plan(
     state: &StateDir,
     one: &Try,
     policy: &Policy,
+    looked: &Looked,
 ) -> Result<crate::plan::Plan, TuneError> {
-    make_plan(root, state, policy).map_err(|source| TuneError::Plan { config: one.name.clone(), source })
+    make_plan(root, state, policy, looked)
+        .map_err(|source| TuneError::Plan { config: one.name.clone(), source })
 }
 
 /// A run of the host as it is found.
@@ -214,6 +231,8 @@ struct Session<'a> {
     /// Index of the configuration in force, with its changes.
     in_force: Option<(usize, Vec<String>)>,
     echo: Echo,
+    /// What was seen of vectors before the first run.
+    looked: Looked,
     /// Runs of the host as it is found, with their load: what limits on a single run are changes against.
     untouched: Vec<Untouched>,
     /// The workload that runs through all runs, when there is one.
@@ -327,7 +346,7 @@ impl Session<'_> {
         }
         self.undo()?;
         let Some(policy) = one.policy() else { return Ok(()) };
-        let plan = plan(self.root, self.state, one, policy)?;
+        let plan = plan(self.root, self.state, one, policy, &self.looked)?;
         let options = Options { interrupted: &|| interrupts.raised(), ..Options::new() };
         apply::apply(&self.host, &plan, &self.lock, &options)
             .map_err(|source| TuneError::Apply { config: one.name.clone(), source })?;

@@ -1,6 +1,7 @@
 //! What a tuning session is to be, as it is asked for, as it is kept in the session's file, and as it is continued.
 
 use super::loads::Load;
+use super::vectors::LOOK;
 use crate::host::{HostRoot, read_facts};
 use crate::plan::{Policy, PolicyError, parse_policy};
 use crate::session::{Session, SessionError, Tuning, TuningLoad, Writer};
@@ -57,6 +58,9 @@ pub struct TuneRequest {
     pub loads: Vec<Load>,
     /// Conditions on a single run that end the session.
     pub abort_if: Vec<Gate>,
+    /// How long is looked at interrupts before the first run; nobody looks when `None`. Not kept in the file: a session that
+    /// is continued looks again.
+    pub look: Option<Duration>,
 }
 
 /// A session that cannot be continued.
@@ -138,6 +142,7 @@ impl TuneRequest {
             seed: tuning.seed,
             loads: tuning.loads.iter().map(load).collect(),
             abort_if: gates.map_err(|error| error.to_string())?,
+            look: Some(LOOK),
         })
     }
 
@@ -201,6 +206,7 @@ mod tests {
                 duration: Duration::from_secs(9),
             }],
             abort_if: vec!["irq_delivery.p99 > +100%".parse().unwrap()],
+            look: None,
         }
     }
 

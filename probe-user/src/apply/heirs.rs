@@ -12,16 +12,17 @@ use crate::plan::journal::{Begin, Standing};
 use crate::plan::{Target, ThreadTarget};
 use std::collections::BTreeMap;
 
-/// Gives new threads and interrupts what they would have had.
+/// Gives new threads and interrupts what they would have had. `undone` says whether what was written to them is undone.
 pub(super) fn restore_heirs(
     host: &dyn Host,
     standing: &[Standing],
     since: Option<&Begin>,
+    undone: bool,
     report: &mut RollbackReport,
 ) {
     let Some(since) = since else { return };
     restore_threads(host, standing, since.ticks, report);
-    restore_irqs(host, standing, &since.irqs, report);
+    restore_irqs(host, standing, &since.irqs, undone, report);
 }
 
 fn restore_threads(host: &dyn Host, standing: &[Standing], since: u64, report: &mut RollbackReport) {
@@ -77,6 +78,7 @@ fn restore_irqs(
     host: &dyn Host,
     standing: &[Standing],
     known: &[(IrqNumber, String)],
+    undone: bool,
     report: &mut RollbackReport,
 ) {
     let default = standing.iter().find(|s| s.target == Target::DefaultAffinity);
@@ -96,14 +98,15 @@ fn restore_irqs(
         }
         let target = Target::Irq(irq.clone());
         let key = target.key();
+        let was_there = known.contains(&(irq.number, irq.actions));
         let new = match standing.iter().find(|s| s.target.key() == key) {
-            // Made anew under its old number, unless it has what was written to it, also on the way back, or had before.
+            // What it had before it was written to came from our default mask too.
+            Some(own) if own.old == cpus => undone && !was_there,
+            // Made anew under its old number, unless it has what was written to it, also on the way back.
             Some(own) => {
-                !own.ours.iter().any(|ours| *ours == cpus)
-                    && own.old != cpus
-                    && own.old_effective.as_ref() != Some(&cpus)
+                !own.ours.iter().any(|ours| *ours == cpus) && own.old_effective.as_ref() != Some(&cpus)
             }
-            None => !known.contains(&(irq.number, irq.actions)),
+            None => !was_there,
         };
         if new {
             give_back(host, target, default, due.into(), report);

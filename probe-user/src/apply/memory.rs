@@ -5,7 +5,7 @@ use crate::model::topology::Thread;
 use crate::model::{CpuSet, HostThread, IrqNumber, Pid, Tid, Value};
 use crate::plan::{IrqTarget, Target, TargetKey};
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What happens at a write instead of, or besides, the write.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +62,7 @@ pub(crate) struct MemoryHost {
 struct State {
     slots: BTreeMap<TargetKey, Slot>,
     newcomers: Vec<HostThread>,
+    read_only: BTreeSet<TargetKey>,
     writes: u32,
     event: Option<(u32, Event)>,
     /// Whether interrupts move only when they fire.
@@ -116,6 +117,11 @@ impl MemoryHost {
 
     pub(crate) fn remove(&self, key: &TargetKey) {
         self.state.borrow_mut().slots.remove(key);
+    }
+
+    /// From now on nobody may write a target.
+    pub(super) fn make_read_only(&self, key: &TargetKey) {
+        self.state.borrow_mut().read_only.insert(key.clone());
     }
 
     /// A thread starts in process `pid`, a child of `parent`.
@@ -179,6 +185,9 @@ impl Host for MemoryHost {
             Some(Event::Trimmed) => taken = Value::text("trimmed"),
             Some(Event::KilledAfter | Event::Foreign(_)) | None => {}
         }
+        if state.read_only.contains(&target.key()) {
+            return refused(Refusal::ReadOnly);
+        }
         if let Target::Thread(thread) = target
             && let Some(newcomer) = state.newcomers.iter_mut().find(|t| t.thread.tid == thread.tid)
         {
@@ -202,7 +211,10 @@ impl Host for MemoryHost {
         Ok(())
     }
 
-    fn may_write(&self, _target: &Target) -> Result<(), TargetError> {
+    fn may_write(&self, target: &Target) -> Result<(), TargetError> {
+        if self.state.borrow().read_only.contains(&target.key()) {
+            return Err(TargetError::Refused { call: "opening it".to_owned(), refusal: Refusal::ReadOnly });
+        }
         Ok(())
     }
 

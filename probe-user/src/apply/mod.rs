@@ -13,6 +13,10 @@ mod live;
 pub(crate) mod memory;
 #[cfg(test)]
 mod model_tests;
+#[cfg(test)]
+mod plan_tests;
+#[cfg(test)]
+mod random_tests;
 mod release;
 mod rollback;
 mod state;
@@ -23,7 +27,7 @@ mod verify;
 pub use error::{ApplyError, Cause, Failed, RollbackError, StateError};
 pub use host::{Host, Observed, Refusal, Seen, TargetError};
 pub use live::LiveHost;
-pub use release::release_gone;
+pub use release::release;
 pub use rollback::{RollbackOptions, rollback};
 pub use state::{StateDir, StateLock};
 pub use transaction::{Applied, Options, Skipped, apply};

@@ -49,7 +49,8 @@ impl StateDir {
     }
 
     /// Where the journal goes when everything in it is undone.
-    pub(super) fn archive_path(&self) -> PathBuf {
+    #[must_use]
+    pub fn archive_path(&self) -> PathBuf {
         self.path.join("journal.last")
     }
 

@@ -18,13 +18,15 @@ pub struct Options<'a> {
     pub settle: Duration,
     /// Asked before each step; when it says yes, everything is rolled back.
     pub interrupted: &'a dyn Fn() -> bool,
+    /// The policy file that a service keeps, where it is one that applies.
+    pub kept_by: Option<&'a str>,
 }
 
 impl Options<'_> {
-    /// One second for pending moves, never interrupted.
+    /// One second for pending moves, never interrupted, by hand.
     #[must_use]
     pub fn new() -> Self {
-        Self { settle: Duration::from_secs(1), interrupted: &|| false }
+        Self { settle: Duration::from_secs(1), interrupted: &|| false, kept_by: None }
     }
 }
 
@@ -109,6 +111,7 @@ pub fn apply(
         config: plan.config.clone(),
         guests: plan.guests.clone(),
         guarded: plan.guarded.clone(),
+        kept_by: options.kept_by.map(str::to_owned),
         irqs: irqs.into_iter().map(|(irq, _)| (irq.number, irq.actions)).collect(),
     };
     let mut journal = JournalFile::open(lock, &known)?;

@@ -18,6 +18,8 @@ const POLL: Duration = Duration::from_millis(5);
 pub struct RollbackReport {
     /// One entry for each target, in the order in which they were undone.
     pub undone: Vec<Undone>,
+    /// Lines of a damaged journal that could not be read, counted from 1. What they told of may still be in force.
+    pub lost: Vec<u64>,
     /// What else there is to know, one line each.
     pub notes: Vec<String>,
 }
@@ -54,10 +56,10 @@ pub enum Outcome {
 }
 
 impl RollbackReport {
-    /// Whether nothing is left of what was written.
+    /// Whether nothing is left of what was written, as far as anybody can know.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        !self.undone.iter().any(|u| matches!(u.outcome, Outcome::Failed(_)))
+        self.lost.is_empty() && !self.undone.iter().any(|u| matches!(u.outcome, Outcome::Failed(_)))
     }
 
     /// Targets that somebody else has changed since, with what they are set to now.
@@ -97,7 +99,7 @@ pub(super) fn undo(
 ) -> RollbackReport {
     let mut report = RollbackReport::default();
     let mut homing: Vec<(&Standing, CpuSet)> = Vec::new();
-    restore_heirs(host, standing, since, &mut report);
+    restore_heirs(host, standing, since, false, &mut report);
     for item in standing.iter().rev() {
         match begin(host, item, resumed) {
             Ok(First::Over(outcome)) => report.undone.push(Undone { target: item.target.clone(), outcome }),
@@ -125,7 +127,7 @@ pub(super) fn undo(
         report.undone.push(Undone { target: item.target.clone(), outcome });
     }
     // More may have come from what was not restored yet.
-    restore_heirs(host, standing, since, &mut report);
+    restore_heirs(host, standing, since, true, &mut report);
     report
 }
 

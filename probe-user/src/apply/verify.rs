@@ -17,6 +17,9 @@ pub struct InForce {
     pub guests: Vec<String>,
     /// CPUs that they guard.
     pub guarded: CpuSet,
+    /// The policy file that a service keeps; `None` when any of it was applied by somebody else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kept_by: Option<String>,
     /// When the last one was begun, seconds since 1970.
     pub since: u64,
     /// Whether the record ends properly: neither `apply` nor `rollback` was cut short.
@@ -116,10 +119,13 @@ pub fn verify(host: &dyn Host, journal: &Journal, boot_id: &str) -> Option<InFor
     let mut guests: Vec<String> = latest.iter().flat_map(|begin| begin.guests.clone()).collect();
     guests.sort();
     guests.dedup();
+    let kept_by = last.begin.kept_by.clone();
+    let kept_by = kept_by.filter(|by| journal.open().all(|t| t.begin.kept_by.as_ref() == Some(by)));
     Some(InForce {
         configs: configs(journal),
         guests,
         guarded: latest.iter().fold(CpuSet::new(), |all, begin| all.union(&begin.guarded)),
+        kept_by,
         since: last.begin.unix_time,
         settled: journal.is_settled(),
         checks: journal.standing().iter().map(|standing| check(host, standing)).collect(),

@@ -6,8 +6,9 @@ use crate::host::HostRoot;
 use crate::probes::{KernelFacts, every_hook};
 use probe_ebpf::layout::{
     FIELDS, INJ_TELLS_REINJECTION, IRQFD_INJECT, MEMBERS, PER_CPU_OFFSET, PI_PASSES_VCPU, SWITCH_TELLS_STATE,
-    VECTOR_IRQ,
+    VCPU_INFO, VECTOR_IRQ,
 };
+use probe_ebpf::probes::irq_delivery::{VCPU_INFO_AMD, VCPU_INFO_INTEL, VCPU_INFO_UNKNOWN};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
@@ -22,6 +23,8 @@ pub fn read_facts(root: &HostRoot) -> KernelFacts {
     read_btf(root, &mut facts);
     read_formats(root, &mut facts);
     read_symbols(root, &mut facts);
+    let cpuinfo = fs::read_to_string(root.proc.join("cpuinfo")).unwrap_or_default();
+    facts.globals.insert(VCPU_INFO, vcpu_info_of(&cpuinfo).into());
     facts
 }
 
@@ -51,7 +54,11 @@ fn read_btf(root: &HostRoot, facts: &mut KernelFacts) {
         }
     }
     for hook in every_hook() {
-        if let Some(params) = all().find_map(|btf| btf.raw_tracepoint(hook.name()).ok()) {
+        let params = |btf: &Btf| match hook.is_return() {
+            true => btf.function(hook.name()).ok(),
+            false => btf.raw_tracepoint(hook.name()).ok(),
+        };
+        if let Some(params) = all().find_map(params) {
             facts.raw.insert(hook.name(), params);
         }
     }
@@ -157,6 +164,17 @@ fn read_symbols(root: &HostRoot, facts: &mut KernelFacts) {
     }
 }
 
+/// Whose IOMMU KVM speaks to. A kernel may have both vendors' code built in; the processor has one's virtualization.
+fn vcpu_info_of(cpuinfo: &str) -> u32 {
+    let flags = cpuinfo.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
+    let has = |wanted: &str| flags.split_ascii_whitespace().any(|flag| flag == wanted);
+    match (has("vmx"), has("svm")) {
+        (true, false) => VCPU_INFO_INTEL,
+        (false, true) => VCPU_INFO_AMD,
+        _ => VCPU_INFO_UNKNOWN,
+    }
+}
+
 /// A symbol's address; addresses that the kernel hides are zero and count as absent.
 fn find_symbol(kallsyms: &str, name: &str) -> Option<u64> {
     // Scanning for the name first keeps this cheap: the file has some 10 MB.
@@ -175,6 +193,20 @@ fn find_symbol(kallsyms: &str, name: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_iommu_is_of_the_processor_s_vendor() {
+        for (flags, expected) in [
+            ("fpu vme vmx svm_lock", VCPU_INFO_INTEL),
+            ("fpu svm nvmx", VCPU_INFO_AMD),
+            ("fpu vmxnet", VCPU_INFO_UNKNOWN),
+        ] {
+            let cpuinfo =
+                format!("processor\t: 0\nflags\t\t: {flags}\nvmx flags\t: vnmi\n\nprocessor\t: 1\n");
+            assert_eq!(vcpu_info_of(&cpuinfo), expected, "{flags}");
+        }
+        assert_eq!(vcpu_info_of(""), VCPU_INFO_UNKNOWN);
+    }
 
     #[test]
     fn a_symbol_is_found_by_its_whole_name() {

@@ -7,6 +7,7 @@ use probe_ebpf::control::{Lost, Table};
 use probe_ebpf::hist::Hist;
 use probe_ebpf::probes::packet_path::{Counts, Device, DropKey, Sampling, Softirqs};
 use probe_ebpf::probes::{cpu_noise, irq_delivery, vcpu_sched, vm_exit};
+use probe_ebpf::signs::Sign;
 use probe_ebpf::vcpu::Vcpu;
 
 /// Maps of a loaded object.
@@ -83,6 +84,10 @@ impl MapReader for Maps<'_> {
 
     fn noise(&self, index: u32) -> Result<cpu_noise::NoiseSeries, ReadError> {
         self.element("NOISE", index)
+    }
+
+    fn sign(&self, sign: Sign) -> Result<u64, ReadError> {
+        self.element("SIGNS", sign as u32)
     }
 
     fn preempters(&self) -> Result<Vec<(vcpu_sched::Preempter, vcpu_sched::Preempted)>, ReadError> {

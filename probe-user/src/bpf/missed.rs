@@ -33,6 +33,7 @@ fn of_program(program: &Program) -> Option<u64> {
     let fd = match program {
         Program::RawTracePoint(program) => program.fd().ok()?.as_fd().as_raw_fd(),
         Program::TracePoint(program) => program.fd().ok()?.as_fd().as_raw_fd(),
+        Program::FExit(program) => program.fd().ok()?.as_fd().as_raw_fd(),
         _ => return None,
     };
     parse(&fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?)

@@ -2,8 +2,10 @@
 //! names aya.
 
 mod adopt;
+mod bell;
 pub mod facts;
 pub mod format;
+mod functions;
 #[cfg(test)]
 mod kernels;
 mod loader;
@@ -11,8 +13,10 @@ mod maps;
 mod missed;
 mod object;
 mod paths;
+mod retire;
 mod tracer;
 mod vector_table;
 
+pub use bell::Bell;
 pub use loader::{LoadError, Loaded, Sizes};
 pub use tracer::{TraceSizes, Tracer};

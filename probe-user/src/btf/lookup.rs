@@ -70,6 +70,20 @@ pub(super) fn raw_tracepoint(section: &Section, event: &str) -> Result<Vec<Param
     Err(BtfError::NotFound { what: "raw tracepoint", name: event.to_owned() })
 }
 
+pub(super) fn function(section: &Section, name: &str) -> Result<Vec<Param>, BtfError> {
+    let mut layer = Some(section);
+    while let Some(searched) = layer {
+        if let Some(function) = searched.function(name)
+            && let Some(proto) = section.by_id(function.size_or_type)?
+            && proto.kind == Kind::FuncProto
+        {
+            return (0..proto.vlen).map(|n| param(section, &proto, n)).collect();
+        }
+        layer = searched.base();
+    }
+    Err(BtfError::NotFound { what: "function", name: name.to_owned() })
+}
+
 pub(super) fn enumerators(section: &Section, name: &str) -> Result<Vec<(String, u32)>, BtfError> {
     let mut layer = Some(section);
     while let Some(searched) = layer {

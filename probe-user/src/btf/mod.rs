@@ -152,4 +152,12 @@ impl Btf {
     pub fn raw_tracepoint(&self, event: &str) -> Result<Vec<Param>, BtfError> {
         lookup::raw_tracepoint(&self.section, event)
     }
+
+    /// What a function of the kernel takes, by its name.
+    ///
+    /// # Errors
+    /// [`BtfError::NotFound`] when this kernel or module has no such function, or it was inlined everywhere.
+    pub fn function(&self, name: &str) -> Result<Vec<Param>, BtfError> {
+        lookup::function(&self.section, name)
+    }
 }

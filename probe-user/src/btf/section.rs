@@ -255,6 +255,17 @@ impl Section {
         Ok(found)
     }
 
+    /// The function of this blob (not of its base) with that name. Functions are most of a kernel's names and one or two
+    /// are asked for: they are looked through, not indexed.
+    pub(super) fn function(&self, name: &str) -> Option<Type> {
+        (self.first_id..)
+            .zip(&self.starts)
+            .filter_map(|(id, start)| type_at(&self.bytes, *start as usize, id).ok())
+            .find(|t| {
+                t.kind == Kind::Func && self.string_bytes(t.name).is_ok_and(|found| found == name.as_bytes())
+            })
+    }
+
     /// A record whose name cannot be read has none to be found by; other records stay usable.
     fn index_names(&self) -> Vec<(u64, u32)> {
         let mut index: Vec<(u64, u32)> = (self.first_id..)

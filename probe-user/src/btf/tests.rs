@@ -19,6 +19,7 @@ const UNION: u32 = 5;
 const ENUM: u32 = 6;
 const TYPEDEF: u32 = 8;
 const CONST: u32 = 10;
+const FUNC: u32 = 12;
 const FUNC_PROTO: u32 = 13;
 
 impl Blob {
@@ -128,6 +129,7 @@ fn module(base: &Blob) -> Blob {
     m.words(&[0, void_ptr, 0, apic_ptr, vector, u32_id]);
     let proto_ptr = m.ty("", PTR, 0, proto);
     m.ty("btf_trace_kvm_eoi", TYPEDEF, 0, proto_ptr);
+    m.ty("kvm_set_eoi", FUNC, 0, proto);
     let own_id = m.next_id;
     m.composite("circle", STRUCT, 4, &[("", own_id, 0), ("", own_id, 0)]);
     m
@@ -202,6 +204,12 @@ fn a_module_continues_the_kernel() {
     let text: Vec<String> =
         params.iter().map(|p| format!("{}:{}", p.name.as_deref().unwrap_or("-"), p.type_name)).collect();
     assert_eq!(text, ["-:struct kvm_lapic *", "vector:unsigned int"]);
+    // The same prototype, of which a tracepoint's first parameter is its own affair.
+    let types: Vec<String> =
+        split.function("kvm_set_eoi").unwrap().into_iter().map(|p| p.type_name).collect();
+    assert_eq!(types, ["void *", "struct kvm_lapic *", "unsigned int"]);
+    let missing = BtfError::NotFound { what: "function", name: "kvm_set_eoi".into() };
+    assert_eq!(base.function("kvm_set_eoi"), Err(missing));
     assert!(matches!(split.offset_of("circle", "x"), Err(BtfError::TooDeep(_))));
 }
 
@@ -235,6 +243,7 @@ fn interrogate(base: &[u8], module: &[u8]) {
             }
         }
         let _ = btf.raw_tracepoint("kvm_eoi");
+        let _ = btf.function("kvm_set_eoi");
     }
 }
 

@@ -1,6 +1,6 @@
 //! `vfprobe apply`.
 
-use super::policy::PolicyArgs;
+use super::policy::{LookArgs, PolicyArgs};
 use super::{Exit, Failure, Globals, failures, plan, print, rollback};
 use crate::app::{control, interrupt::Interrupts};
 use crate::apply::{Applied, ApplyError, Options, Skipped, StateDir};
@@ -17,8 +17,10 @@ use std::path::{Path, PathBuf};
 pub struct Args {
     #[command(flatten)]
     policy: PolicyArgs,
+    #[command(flatten)]
+    look: LookArgs,
     /// A plan saved by `plan --json`; refused when the host has changed since
-    #[arg(value_name = "PLAN", conflicts_with_all = ["policy", "guest"])]
+    #[arg(value_name = "PLAN", conflicts_with_all = ["policy", "guest", "look", "no_look"])]
     file: Option<PathBuf>,
     /// Change the host without asking
     #[arg(long, conflicts_with = "dry_run")]
@@ -46,7 +48,11 @@ pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
     let (root, state) = (HostRoot::live(), StateDir::new(globals.state_dir()));
     let plan = match &args.file {
         Some(path) => read_plan(path)?,
-        None => control::make_plan(&root, &state, &args.policy.policy()?).map_err(failures::plan)?,
+        None => {
+            let policy = args.policy.policy()?;
+            let looked = args.look.look(globals, &root, &[&policy])?;
+            control::make_plan(&root, &state, &policy, &looked).map_err(failures::plan)?
+        }
     };
     if args.dry_run {
         let text = if args.json { plan::to_json(&plan)? } else { plan::to_text(&plan) };

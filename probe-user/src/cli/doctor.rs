@@ -6,12 +6,13 @@ use super::{
     print,
 };
 use crate::{
+    bpf::{Loaded, facts::read_facts},
     host::{
         HostRoot,
         health::{Finding, HealthFacts, Level, examine, read_health},
     },
     model::HostFacts,
-    probes::{PROBES, Role},
+    probes::{Hidden, PROBES, Role},
 };
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -41,7 +42,8 @@ struct Document<'a> {
 pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
     let Args { json } = args;
     let facts = read_health(&HostRoot::live());
-    let findings = all_findings(&facts);
+    let mut findings = all_findings(&facts, &read_facts(&HostRoot::live()).hidden(PROBES));
+    insert(&mut findings, functions(Loaded::try_functions(&HostRoot::live()).map_err(|e| e.to_string())));
     let blocking = count(&findings, Level::Fail);
     let text = if *json {
         let document = Document { schema: SCHEMA, host: &facts.host, findings: &findings, blocking };
@@ -54,22 +56,64 @@ pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
 }
 
 /// Everything that doctor says, in the order it is printed.
-fn all_findings(facts: &HealthFacts) -> Vec<Finding> {
+fn all_findings(facts: &HealthFacts, hidden: &[Hidden]) -> Vec<Finding> {
     let mut findings = examine(facts);
-    let at = findings.iter().rposition(|finding| finding.check == "tracefs").map_or(0, |last| last + 1);
-    findings.splice(at..at, facts.events.as_ref().map(tracepoints).unwrap_or_default());
+    let missing = facts.events.as_ref().map(|events| tracepoints(events, hidden)).unwrap_or_default();
+    insert(&mut findings, missing);
     findings
 }
 
-/// Which probes lack events on this kernel.
-fn tracepoints(events: &BTreeSet<String>) -> Vec<Finding> {
+/// Puts findings of hooks behind those of tracefs.
+fn insert(findings: &mut Vec<Finding>, hooks: Vec<Finding>) {
+    let last =
+        findings.iter().rposition(|finding| ["tracefs", "tracepoints"].contains(&finding.check.as_str()));
+    let at = last.map_or(0, |last| last + 1);
+    findings.splice(at..at, hooks);
+}
+
+/// Which functions of the kernel can be hooked, by having tried; the error says why none could be.
+fn functions(tried: Result<Vec<(&'static str, Option<String>)>, String>) -> Vec<Finding> {
+    const CHECK: &str = "functions";
+    let refused = |found: String, figures: &[&str]| {
+        let figures = figures.join(", ");
+        let cost = format!("the probe irq_delivery works, but these are not observable: {figures}");
+        let fix = "a kernel with CONFIG_FUNCTION_TRACER and CONFIG_DEBUG_INFO_BTF that is not locked down";
+        Finding::warn(CHECK, found, cost, fix)
+    };
+    let hooks = || PROBES.iter().flat_map(|probe| probe.hooks).filter(|hook| hook.is_return());
+    let figure = |name: &str| {
+        hooks().find(|hook| hook.name() == name).and_then(|hook| match hook.role {
+            Role::Required => None,
+            Role::Figure(figure) => Some(figure),
+        })
+    };
+    match tried {
+        Err(reason) => {
+            let figures: Vec<&str> = hooks().filter_map(|hook| figure(hook.name())).collect();
+            vec![refused(format!("not tried: {reason}"), &figures)]
+        }
+        Ok(tried) => tried
+            .into_iter()
+            .map(|(name, refusal)| match refusal {
+                None => Finding::ok(CHECK, format!("{name} can be hooked")),
+                Some(reason) => {
+                    refused(format!("{name} cannot be hooked: {reason}"), figure(name).as_slice())
+                }
+            })
+            .collect(),
+    }
+}
+
+/// Which probes lack events on this kernel, or find them changed.
+fn tracepoints(events: &BTreeSet<String>, hidden: &[Hidden]) -> Vec<Finding> {
     const CHECK: &str = "tracepoints";
     // A kernel that tells of APIC vectors, but not of one, was built without it: there is nothing to observe.
     let vectors = events.iter().any(|event| event.starts_with("irq_vectors/"));
     let there = |event: &str| events.contains(event) || vectors && event.starts_with("irq_vectors/");
     let mut findings = Vec::new();
     for probe in PROBES {
-        let missing: Vec<_> = probe.hooks.iter().filter(|hook| !there(hook.event)).collect();
+        let missing: Vec<_> =
+            probe.hooks.iter().filter(|hook| !hook.is_return() && !there(hook.event)).collect();
         if missing.is_empty() {
             continue;
         }
@@ -93,6 +137,14 @@ fn tracepoints(events: &BTreeSet<String>) -> Vec<Finding> {
             cost,
             "those of kvm come with its modules (modprobe kvm_intel or kvm_amd), others with a newer kernel",
         ));
+    }
+    for Hidden { probe, figure, event, reason } in hidden.iter().filter(|h| events.contains(&h.event)) {
+        let cost = match figure {
+            None => format!("the probe {probe} cannot work"),
+            Some(figure) => format!("the probe {probe} works, but this is not observable: {figure}"),
+        };
+        let fix = "see BTF and tracefs here; what no program fits for, `vfprobe status` lists";
+        findings.push(Finding::warn(CHECK, format!("cannot be used: {event} ({reason})"), cost, fix));
     }
     if findings.is_empty() {
         findings.push(Finding::ok(CHECK, "all that the probes use"));
@@ -165,12 +217,22 @@ mod tests {
             PROBES.iter().flat_map(|probe| probe.hooks).map(|hook| hook.event.to_owned()).collect();
         let without = |gone: &[&str]| -> Vec<(String, Option<String>)> {
             let events = all.iter().filter(|event| !gone.contains(&event.as_str())).cloned().collect();
-            tracepoints(&events).into_iter().map(|finding| (finding.found, finding.cost)).collect()
+            tracepoints(&events, &[]).into_iter().map(|finding| (finding.found, finding.cost)).collect()
         };
         assert_eq!(without(&[]), [("all that the probes use".to_owned(), None)]);
         let eoi = "the probe irq_delivery works, but these are not observable: service";
         assert_eq!(without(&["kvm/kvm_eoi"]), [("missing: kvm/kvm_eoi".to_owned(), Some(eoi.to_owned()))]);
         assert_eq!(without(&["irq_vectors/threshold_apic_entry"]), without(&[]));
+        let changed = |event: &str, figure: Option<&str>| Hidden {
+            probe: "vm_exit".to_owned(),
+            figure: figure.map(str::to_owned),
+            event: event.to_owned(),
+            reason: "its arguments have changed".to_owned(),
+        };
+        let hidden = [changed("kvm/kvm_exit", None), changed("kvm/not_there", Some("halt_poll"))];
+        let findings = tracepoints(&all, &hidden);
+        assert_eq!(findings.len(), 1, "an event that is not there is told as missing: {findings:?}");
+        assert_eq!(findings[0].found, "cannot be used: kvm/kvm_exit (its arguments have changed)");
         let missing = without(&["irq/irq_handler_entry"]);
         assert_eq!(missing[0].1.as_deref(), Some("the probe irq_delivery cannot work"));
         // The noise probe loses only its interrupts.
@@ -181,10 +243,32 @@ mod tests {
     }
 
     #[test]
+    fn functions_are_judged_by_having_tried() {
+        const NAME: &str = "irq_set_vcpu_affinity";
+        let cost = "the probe irq_delivery works, but these are not observable: taken_back";
+        for (tried, level, found) in [
+            (Ok(vec![(NAME, None)]), Level::Ok, "irq_set_vcpu_affinity can be hooked"),
+            (
+                Ok(vec![(NAME, Some("fexit: no such function in BTF".to_owned()))]),
+                Level::Warn,
+                "irq_set_vcpu_affinity cannot be hooked: fexit: no such function in BTF",
+            ),
+            (Err("no privilege".to_owned()), Level::Warn, "not tried: no privilege"),
+        ] {
+            let findings = functions(tried);
+            let [Finding { level: judged, found: said, cost: costs, .. }] = &findings[..] else {
+                panic!("{findings:?}")
+            };
+            assert_eq!((*judged, said.as_str()), (level, found));
+            assert_eq!(costs.as_deref(), (level == Level::Warn).then_some(cost));
+        }
+    }
+
+    #[test]
     fn events_are_judged_after_tracefs_when_they_can_be_listed() {
         let tree = Tree::captured(LAB);
         let checks = |tree: &Tree| -> Vec<String> {
-            all_findings(&read_health(&tree.root())).into_iter().map(|finding| finding.check).collect()
+            all_findings(&read_health(&tree.root()), &[]).into_iter().map(|finding| finding.check).collect()
         };
         assert!(!checks(&tree).contains(&"tracepoints".to_owned()));
         tree.file("sys/kernel/tracing/events/irq/irq_handler_entry/format", "");
@@ -207,7 +291,7 @@ mod tests {
         assert_eq!(serde_json::to_value(&document).unwrap(), example);
         let tree = Tree::captured(LAB);
         tree.file("sys/kernel/tracing/events/irq/irq_handler_entry/format", "");
-        for Finding { check, .. } in all_findings(&read_health(&tree.root())) {
+        for Finding { check, .. } in all_findings(&read_health(&tree.root()), &[]) {
             assert!(section.contains(&format!("`{check}`")), "{check} is not explained in docs/json.md");
         }
         for pointer in ["", "/host", "/findings/0"] {

@@ -1,6 +1,6 @@
 //! `vfprobe plan`.
 
-use super::policy::PolicyArgs;
+use super::policy::{LookArgs, PolicyArgs};
 use super::{Exit, Failure, Globals, failures, print};
 use crate::app::control::make_plan;
 use crate::apply::StateDir;
@@ -13,6 +13,8 @@ use std::fmt::Write as _;
 pub struct Args {
     #[command(flatten)]
     policy: PolicyArgs,
+    #[command(flatten)]
+    look: LookArgs,
     /// JSON instead of a table (docs/json.md); `apply FILE` takes it later
     #[arg(long)]
     json: bool,
@@ -21,7 +23,9 @@ pub struct Args {
 /// Plans and prints.
 pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
     let policy = args.policy.policy()?;
-    let plan = make_plan(&HostRoot::live(), &StateDir::new(globals.state_dir()), &policy);
+    let root = HostRoot::live();
+    let looked = args.look.look(globals, &root, &[&policy])?;
+    let plan = make_plan(&root, &StateDir::new(globals.state_dir()), &policy, &looked);
     let plan = plan.map_err(failures::plan)?;
     let text = if args.json { to_json(&plan)? } else { to_text(&plan) };
     print(text.as_bytes())

@@ -1,10 +1,13 @@
-//! Arguments that say which policy is meant, shared by the commands that plan.
+//! Arguments that say which policy is meant and how long is looked before, shared by the commands that plan.
 
-use super::Failure;
+use super::{Failure, Globals, duration, progress};
+use crate::app::vectors::{self, LOOK, Looked};
+use crate::host::HostRoot;
 use crate::plan::policy::parse_cpus;
 use crate::plan::{Isolate, Pins, Placement, Policy, parse_policy};
 use anyhow::{Context as _, anyhow};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// A policy file, or one guest with its CPUs and placement.
 #[derive(Debug, Clone, clap::Args)]
@@ -24,6 +27,44 @@ pub(super) struct PolicyArgs {
     /// What else is moved off its CPUs: `threads`, those of other processes and of the kernel
     #[arg(long, value_name = "WHAT", requires = "guest")]
     isolate: Option<IsolateArg>,
+}
+
+/// How long interrupts are looked at before a plan.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct LookArgs {
+    /// Look at VFs' interrupts so long before planning, where the plan depends on which vCPUs they are for or whether
+    /// hardware delivers them [default: 2s]
+    #[arg(long, value_name = "TIME", value_parser = duration::parse, conflicts_with = "no_look")]
+    look: Option<Duration>,
+    /// Do not look: plan by the order of the queues
+    #[arg(long)]
+    no_look: bool,
+}
+
+impl LookArgs {
+    /// How long; `None` when nobody is to look.
+    pub(super) fn length(&self) -> Option<Duration> {
+        (!self.no_look).then_some(self.look.unwrap_or(LOOK))
+    }
+
+    /// Looks before plans for these policies. A signal ends the process: nothing has been changed.
+    pub(super) fn look(
+        &self,
+        globals: &Globals,
+        root: &HostRoot,
+        policies: &[&Policy],
+    ) -> Result<Looked, Failure> {
+        let mut bar = None;
+        let length = self.length();
+        let mut at =
+            |elapsed| bar.get_or_insert_with(|| progress::Bar::new(globals, "look", length)).at(elapsed);
+        let look = vectors::look(root, policies, length, std::future::pending(), &mut at);
+        let looked = super::runtime()?.block_on(look);
+        if let Some(bar) = bar {
+            bar.clear();
+        }
+        Ok(looked)
+    }
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]

@@ -30,6 +30,8 @@ struct Report<'a> {
     schema: u32,
     complete: bool,
     undone: Vec<Line<'a>>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    lost: &'a [u64],
     notes: &'a [String],
 }
 
@@ -64,9 +66,19 @@ pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
     } else if !globals.quiet {
         print(to_text(&report).as_bytes())?;
     }
-    if !report.is_complete() {
-        let failures = report.failures().join("; ");
+    let failures = report.failures().join("; ");
+    if !failures.is_empty() {
         let error = anyhow!("not all could be undone, run `vfprobe rollback` again: {failures}");
+        return Err(Failure::new(Exit::RollbackIncomplete, error));
+    }
+    if !report.is_complete() {
+        let error = anyhow!(
+            "what {} of the journal told of may still be in force; it was put away as {}, and `vfprobe topology` shows \
+             where the interrupts of VFs and the threads of guests are: compare with \
+             /proc/irq/default_smp_affinity, the masks in /proc/irq and the knobs of the policy",
+            lines_of(&report.lost),
+            state.archive_path().display()
+        );
         return Err(Failure::new(Exit::RollbackIncomplete, error));
     }
     let foreign = report.foreign().next().is_some();
@@ -87,9 +99,9 @@ fn dry_run(state: &StateDir) -> Result<Exit, Failure> {
 }
 
 fn to_json(report: &RollbackReport) -> Result<String, Failure> {
-    let RollbackReport { undone, notes } = report;
+    let RollbackReport { undone, lost, notes } = report;
     let undone = undone.iter().map(line).collect();
-    let report = Report { schema: 1, complete: report.is_complete(), undone, notes };
+    let report = Report { schema: 1, complete: report.is_complete(), undone, lost, notes };
     Ok(serde_json::to_string_pretty(&report).map_err(Failure::cannot_run)? + "\n")
 }
 
@@ -124,7 +136,8 @@ fn to_text(report: &RollbackReport) -> String {
     let gone = count(|o| matches!(o, Outcome::Gone));
     let untouched = count(|o| matches!(o, Outcome::Untouched));
     if report.undone.is_empty() {
-        text.push_str("nothing to undo\n");
+        let readable = if report.lost.is_empty() { "nothing to undo\n" } else { "nothing else to undo\n" };
+        text.push_str(readable);
     } else {
         let _ = writeln!(text, "{restored} restored, {untouched} as they were already, {gone} gone");
     }
@@ -133,6 +146,9 @@ fn to_text(report: &RollbackReport) -> String {
 
 fn lines(report: &RollbackReport) -> Vec<String> {
     let mut lines = report.notes.clone();
+    if !report.lost.is_empty() {
+        lines.push(format!("{} of the journal damaged and passed over", lines_of(&report.lost)));
+    }
     for Undone { target, outcome } in &report.undone {
         match outcome {
             Outcome::Restored(_) | Outcome::Untouched | Outcome::Gone | Outcome::Failed(_) => {}
@@ -147,6 +163,12 @@ fn lines(report: &RollbackReport) -> Vec<String> {
         }
     }
     lines
+}
+
+/// `line 3`, `lines 3, 7`.
+fn lines_of(numbers: &[u64]) -> String {
+    let list: Vec<String> = numbers.iter().map(u64::to_string).collect();
+    format!("line{} {}", if numbers.len() == 1 { "" } else { "s" }, list.join(", "))
 }
 
 /// Prints what there is to know about a rollback that a failure caused.
@@ -178,7 +200,7 @@ mod tests {
         let undone = example["undone"].as_array().unwrap().iter().zip(outcomes).map(|(line, outcome)| {
             Undone { target: serde_json::from_value(line["target"].clone()).unwrap(), outcome }
         });
-        let report = RollbackReport { undone: undone.collect(), notes: Vec::new() };
+        let report = RollbackReport { undone: undone.collect(), ..RollbackReport::default() };
         let printed: serde_json::Value = serde_json::from_str(&to_json(&report).unwrap()).unwrap();
         assert_eq!(printed, example);
         for line in &report.undone {
@@ -194,7 +216,7 @@ mod tests {
                 .into_iter()
                 .map(|outcome| Undone { target: Target::DefaultAffinity, outcome })
                 .collect(),
-            notes: Vec::new(),
+            ..RollbackReport::default()
         };
         let cpus = |list: &str| list.parse::<CpuSet>().unwrap();
         assert_eq!(to_text(&report(vec![])), "nothing to undo\n");
@@ -210,5 +232,17 @@ mod tests {
              default mask of new interrupts: has its mask 0-3 again, and goes on firing on CPU 2\n\
              2 restored, 0 as they were already, 1 gone\n"
         );
+        for (lost, expected) in [
+            (vec![3], "  line 3 of the journal damaged and passed over\nnothing else to undo\n"),
+            (vec![3, 7], "  lines 3, 7 of the journal damaged and passed over\nnothing else to undo\n"),
+        ] {
+            let report = RollbackReport { lost, ..RollbackReport::default() };
+            assert_eq!(to_text(&report), expected);
+            let printed: serde_json::Value = serde_json::from_str(&to_json(&report).unwrap()).unwrap();
+            assert_eq!(
+                (&printed["complete"], &printed["lost"]),
+                (&false.into(), &report.lost.clone().into())
+            );
+        }
     }
 }

@@ -19,7 +19,7 @@ pub(super) enum Answer {
     Whole(Bytes),
     /// To be unpacked, piece by piece as the client takes it.
     Packed {
-        packed: GzDecoder<Cursor<Bytes>>,
+        packed: Box<GzDecoder<Cursor<Bytes>>>,
         /// Bytes still to come.
         left: u64,
     },
@@ -28,7 +28,7 @@ pub(super) enum Answer {
 impl Answer {
     /// The text of `length` bytes that was packed by gzip.
     pub(super) fn unpacked(packed: Bytes, length: u64) -> Self {
-        Self::Packed { packed: GzDecoder::new(Cursor::new(packed)), left: length }
+        Self::Packed { packed: Box::new(GzDecoder::new(Cursor::new(packed))), left: length }
     }
 }
 

@@ -53,12 +53,12 @@ impl Bounds {
 
     /// The cumulative count at each bound, in seconds.
     pub fn cumulative(self, histogram: &Histogram) -> impl Iterator<Item = (f64, u64)> + '_ {
-        let mut buckets = histogram.buckets().iter().enumerate().peekable();
-        let mut count = 0;
+        let (buckets, mut start, mut count) = (histogram.buckets(), 0, 0);
         self.nanoseconds().map(move |bound| {
-            while let Some((_, n)) = buckets.next_if(|(b, _)| probe_ebpf::hist::upper(*b) <= bound) {
-                count += n;
-            }
+            // Each bound ends a bucket.
+            let end = probe_ebpf::hist::index(bound) + 1;
+            count += buckets[start..end].iter().sum::<u64>();
+            start = end;
             (seconds(bound), count)
         })
     }

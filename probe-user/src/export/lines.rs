@@ -34,10 +34,17 @@ impl Histograms {
     ) -> fmt::Result {
         let comma = if labels.is_empty() { "" } else { "," };
         let start = format!("{name}_bucket{{{labels}{comma}le=\"");
+        // Most bounds lie below or above all values, and have the count of the one before.
+        let (mut end, mut end_of) = (String::new(), None);
         for (le, (_, count)) in self.le.iter().zip(self.bounds.cumulative(times)) {
+            if end_of != Some(count) {
+                end.clear();
+                writeln!(end, "\"}} {count}")?;
+                end_of = Some(count);
+            }
             text.write_str(&start)?;
             text.write_str(le)?;
-            writeln!(text, "\"}} {count}")?;
+            text.write_str(&end)?;
         }
         let n = times.n();
         writeln!(text, "{start}+Inf\"}} {n}")?;

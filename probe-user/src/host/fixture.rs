@@ -117,6 +117,56 @@ impl Tree {
     }
 }
 
+/// A network card as a generated host has it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Card {
+    /// The PF's driver.
+    pub(crate) driver: &'static str,
+    /// The driver that hands VFs to guests.
+    vfio: &'static str,
+    /// Where VF n is, from the PF on: how far its routing id is from the PF's (SR-IOV: First VF Offset, VF Stride).
+    offset: u32,
+    stride: u32,
+    /// Whether VMMs open a file for each device (`/dev/vfio/devices/vfio<N>`, with iommufd) instead of one for its group.
+    cdev: bool,
+    /// Whether each VF has a representor among the PF's interfaces (switchdev).
+    switchdev: bool,
+}
+
+/// Intel 82599.
+pub(crate) const IXGBE: Card =
+    Card { driver: "ixgbe", vfio: "vfio-pci", offset: 128, stride: 2, cdev: false, switchdev: false };
+/// Intel E810, its VFs handed over by device.
+pub(crate) const ICE: Card =
+    Card { driver: "ice", vfio: "vfio-pci", offset: 8, stride: 1, cdev: true, switchdev: false };
+/// NVIDIA ConnectX with a driver of its own for handing over, and representors.
+pub(crate) const MLX5: Card =
+    Card { driver: "mlx5_core", vfio: "mlx5_vfio_pci", offset: 2, stride: 1, cdev: true, switchdev: true };
+
+impl Card {
+    /// PCI address of VF n.
+    pub(crate) fn vf(&self, n: u32) -> String {
+        let at = self.offset + n * self.stride;
+        format!("0000:3b:{:02x}.{:x}", at / 8, at % 8)
+    }
+
+    /// What the driver calls the PF's interrupt n.
+    fn interrupt(&self, n: u32) -> String {
+        match self.driver {
+            "ice" => format!("ice-eth0-TxRx-{n}"),
+            "mlx5_core" => format!("mlx5_comp{n}@pci:{PF}"),
+            _ => format!("eth0-TxRx-{n}"),
+        }
+    }
+
+    /// The vfio file of VF n.
+    fn file(&self, n: u32) -> String {
+        if self.cdev { format!("/dev/vfio/devices/vfio{n}") } else { format!("/dev/vfio/{}", 100 + n) }
+    }
+}
+
+const PF: &str = "0000:3b:00.0";
+
 /// Size of a generated host.
 pub(crate) struct Large {
     /// Sockets, each a NUMA node with one last-level cache.
@@ -129,19 +179,16 @@ pub(crate) struct Large {
     pub(crate) vfs: u32,
     /// Vectors of each VF.
     pub(crate) slots: u32,
+    pub(crate) card: Card,
 }
 
 /// Two sockets, SMT, 128 CPUs, 64 guests, 63 VFs.
-pub(crate) const LARGE: Large = Large { sockets: 2, cores: 32, guests: 64, vcpus: 4, vfs: 63, slots: 5 };
-
-/// PCI address of the generated VF n, as an 82599 numbers them: from device 0x10 on, every second function.
-pub(crate) fn large_vf(n: u32) -> String {
-    format!("0000:3b:{:02x}.{:x}", 0x10 + n * 2 / 8, n * 2 % 8)
-}
+pub(crate) const LARGE: Large =
+    Large { sockets: 2, cores: 32, guests: 64, vcpus: 4, vfs: 63, slots: 5, card: IXGBE };
 
 /// Generates a host. Guest n is `vm<n>` with pid 10000 + 100 n; VF n is in IOMMU group 100 + n.
 pub(crate) fn generate(size: &Large) -> Tree {
-    let tree = Tree::new();
+    let (tree, card) = (Tree::new(), size.card);
     let cpus = size.sockets * size.cores * 2;
     let all = format!("0-{}", cpus - 1);
     tree.file("proc/1/comm", "init\n");
@@ -161,15 +208,25 @@ pub(crate) fn generate(size: &Large) -> Tree {
         tree.file(&format!("proc/irq/{irq}/effective_affinity_list"), &format!("{irq_cpu}\n"));
     };
     for n in 0..cpus {
-        row(n, "IR-PCI-MSI", &format!("eth0-TxRx-{n}"));
+        row(n, "IR-PCI-MSI", &card.interrupt(n));
     }
-    pci_function(&tree, "0000:3b:00.0", "ixgbe", 50);
-    tree.file("sys/bus/pci/devices/0000:3b:00.0/net/eth0/address", "52:54:00:00:00:01\n");
+    pci_function(&tree, PF, card.driver, 50);
+    let net = format!("sys/bus/pci/devices/{PF}/net");
+    tree.file(&format!("{net}/eth0/address"), "52:54:00:00:00:01\n");
+    if card.switchdev {
+        tree.file(&format!("{net}/eth0/phys_port_name"), "p0\n");
+    }
     for n in 0..size.vfs {
-        let vf = large_vf(n);
-        pci_function(&tree, &vf, "vfio-pci", 100 + n);
-        tree.link(&format!("sys/bus/pci/devices/{vf}/physfn"), "../0000:3b:00.0");
-        tree.link(&format!("sys/bus/pci/devices/0000:3b:00.0/virtfn{n}"), &format!("../{vf}"));
+        let vf = card.vf(n);
+        pci_function(&tree, &vf, card.vfio, 100 + n);
+        tree.link(&format!("sys/bus/pci/devices/{vf}/physfn"), &format!("../{PF}"));
+        tree.link(&format!("sys/bus/pci/devices/{PF}/virtfn{n}"), &format!("../{vf}"));
+        if card.cdev {
+            tree.file(&format!("sys/bus/pci/devices/{vf}/vfio-dev/vfio{n}/dev"), &format!("243:{n}\n"));
+        }
+        if card.switchdev {
+            tree.file(&format!("{net}/a{n}/phys_port_name"), &format!("pf0vf{n}\n"));
+        }
         for slot in 0..size.slots {
             row((n + slot) % cpus, "IR-PCI-MSIX-x", &format!("vfio-msix[{slot}]({vf})"));
         }
@@ -187,11 +244,11 @@ pub(crate) fn generate(size: &Large) -> Tree {
             threads.iter().map(|(tid, comm, cpus)| (*tid, comm.as_str(), cpus.as_str())).collect();
         let name = format!("guest=vm{n},debug-threads=on");
         tree.process(pid, &["/usr/bin/qemu-system-x86_64", "-name", &name], &threads);
-        let mut files =
-            vec!["/dev/null".to_owned(), "anon_inode:kvm-vm".to_owned(), "/dev/vfio/vfio".to_owned()];
+        let container = if card.cdev { "/dev/iommu" } else { "/dev/vfio/vfio" };
+        let mut files = vec!["/dev/null".to_owned(), "anon_inode:kvm-vm".to_owned(), container.to_owned()];
         files.extend((0..size.vcpus).map(|v| format!("anon_inode:kvm-vcpu:{v}")));
         files.extend((0..10 * size.vcpus).map(|_| "anon_inode:[eventfd]".to_owned()));
-        files.extend((n < size.vfs).then(|| format!("/dev/vfio/{}", 100 + n)));
+        files.extend((n < size.vfs).then(|| card.file(n)));
         tree.open(pid, &files.iter().map(String::as_str).collect::<Vec<_>>());
     }
     tree

@@ -1,5 +1,5 @@
 //! What the host looks like: CPUs, guests, virtual functions, interrupts, read from `/proc` and `/sys`, and what drivers
-//! count for virtual functions, asked of the kernel over netlink.
+//! count for virtual functions, asked of the kernel over netlink, which also tells of devices that change.
 //!
 //! Read only, by construction: nothing here opens a file for writing. Every reader of files takes a [`HostRoot`], so
 //! that tests lay out a tree of their own. Knows no BPF, no policy, and not what its answers are for.
@@ -14,6 +14,7 @@ mod interrupts;
 mod irqbalance;
 mod irqs;
 mod knobs;
+mod libvirt;
 mod mode;
 mod neighbours;
 mod netlink;
@@ -27,6 +28,7 @@ mod reader;
 mod root;
 mod threads;
 mod topology;
+mod uevents;
 mod vcpus;
 mod vf_counters;
 mod vf_message;
@@ -49,6 +51,7 @@ pub use process::{ThreadStat, parse_allowed_cpus, parse_stat};
 pub use root::HostRoot;
 pub use threads::read_host_threads;
 pub use topology::read_topology;
+pub use uevents::{Received, Uevent, UeventSocket, parse_uevent};
 pub use vf_counters::{VfReadings, read_vf_counters};
 pub use vf_message::MalformedAnswer;
 

@@ -2,9 +2,10 @@
 
 use super::HostRoot;
 use super::irqbalance::ask_irqbalance;
+use super::libvirt;
 use super::process::read_start_time;
 use super::reader::{Reader, one_line};
-use crate::model::owners::{Cpuset, Irqbalance, Owners, Tuned};
+use crate::model::owners::{Cpuset, Irqbalance, Limiter, Owners, Tuned};
 use crate::model::topology::Guest;
 use crate::model::{CpuSet, Pid, Tid};
 use serde::Deserialize;
@@ -36,12 +37,19 @@ pub fn read_owners(root: &HostRoot, guests: &[Guest]) -> (Owners, Vec<String>) {
         let profile = fs::read_to_string(root.etc.join("tuned/active_profile")).unwrap_or_default();
         Tuned { pid, profile: Some(profile.trim().to_owned()).filter(|profile| !profile.is_empty()) }
     });
-    let owners = Owners {
-        irqbalance,
-        tuned,
-        containers: containers(&mut reader),
-        cpusets: cpusets(&mut reader, guests),
-    };
+    let mut cpusets = cpusets(&mut reader, guests);
+    let online = reader.sys("devices/system/cpu/online");
+    let online = reader.cpu_list(&online).unwrap_or_default();
+    let libvirt::Pins { limits, unknown } = libvirt::read_pins(root, guests, &cpusets, &online);
+    for (tid, pin) in limits {
+        // The tighter one counts; they differ where the group is that of all threads.
+        let limit = cpusets.entry(tid).or_insert_with(|| pin.clone());
+        if pin.cpus.is_subset(&limit.cpus) {
+            *limit = pin;
+        }
+    }
+    let containers = containers(&mut reader);
+    let owners = Owners { irqbalance, tuned, containers, cpusets, unknown_pins: unknown };
     (owners, reader.problems)
 }
 
@@ -92,7 +100,7 @@ fn cpusets(reader: &mut Reader<'_>, guests: &[Guest]) -> BTreeMap<Tid, Cpuset> {
                 }
             };
             if let Some(cpus) = cpus {
-                found.insert(thread.tid, Cpuset { cpus, group });
+                found.insert(thread.tid, Cpuset { cpus, by: Limiter::Group(group) });
             }
         }
     }
@@ -177,7 +185,8 @@ mod tests {
             tree.file(&format!("sys/fs/cgroup{dir}{group}/emulator/{file}"), "0-1\n");
             let (owners, problems) = read_owners(&tree.root(), &[guest()]);
             let lines: Vec<String> =
-                owners.cpusets.iter().map(|(tid, set)| format!("{tid} {} {}", set.cpus, set.group)).collect();
+                owners.cpusets.iter().map(|(tid, set)| format!("{tid} {} {}", set.cpus, set.by)).collect();
+            let group = format!("its control group {group}");
             assert_eq!(lines, [format!("200 0-1 {group}/emulator"), format!("201 2 {group}/vcpu0")]);
             assert!(owners.cpusets[&Tid(201)].remedy().contains("virsh vcpupin"));
             assert_eq!(problems, Vec::<String>::new());

@@ -1,7 +1,7 @@
 //! Tests of the whole reading: captured and generated hosts, and what can go wrong on them.
 
 use super::{
-    fixture::{LAB, LAB_VHOST, LARGE, Tree, generate, large_vf},
+    fixture::{Card, ICE, IXGBE, LAB, LAB_VHOST, LARGE, Large, MLX5, Tree, generate},
     read_facts, read_topology,
 };
 use crate::model::{
@@ -213,8 +213,19 @@ fn macvtap_is_found_by_its_index() {
 }
 
 #[test]
-fn a_large_host() {
-    let tree = generate(&LARGE);
+fn large_hosts() {
+    for (card, first, last) in [
+        (IXGBE, "0000:3b:10.0", "0000:3b:1f.4"),
+        (ICE, "0000:3b:01.0", "0000:3b:08.6"),
+        (MLX5, "0000:3b:00.2", "0000:3b:08.0"),
+    ] {
+        assert_eq!([card.vf(0), card.vf(62)], [first, last]);
+        a_large_host(card);
+    }
+}
+
+fn a_large_host(card: Card) {
+    let tree = generate(&Large { card, ..LARGE });
     let t = read_topology(&tree.root());
     assert_eq!(t.problems, [] as [&str; 0]);
     assert_eq!((t.cpus.len(), t.guests.len(), t.free_vfs.len()), (128, 64, 0));
@@ -228,7 +239,7 @@ fn a_large_host() {
         let vm = guest(&t, &format!("vm{n}"));
         assert_eq!((vm.vcpus.len(), vm.threads.len(), vm.vfs.len()), (4, 1, usize::from(n < 63)));
         for vf in &vm.vfs {
-            assert_eq!(vf.address.to_string(), large_vf(n));
+            assert_eq!((vf.address.to_string(), vf.pf_netdev.as_deref()), (card.vf(n), Some("eth0")));
             assert_eq!((vf.index.unwrap().0, vf.numa_node, vf.slots.len()), (n, Some(NumaNode(1)), 5));
             // APICv and an IOMMU that posts: nothing that can be read says which way it goes.
             assert!(vf.slots.iter().all(|s| s.mode == DeliveryMode::Unknown));

@@ -10,6 +10,7 @@ pub mod nic;
 pub mod owners;
 pub mod path;
 pub mod pci;
+pub mod seen;
 pub mod thread;
 pub mod topology;
 pub mod vf_counters;

@@ -14,7 +14,7 @@ pub enum Owner {
     Vfprobe,
     /// irqbalance: it runs, and was not told to leave this interrupt alone.
     Irqbalance,
-    /// libvirt: the CPUs are those of the control group that it keeps for this thread.
+    /// libvirt: the CPUs are those of the control group that it keeps for this thread, or of its pin.
     Libvirt,
     /// The kubelet: the CPUs are those that it gave the pod.
     Kubelet,
@@ -46,8 +46,10 @@ pub struct Owners {
     pub tuned: Option<Tuned>,
     /// CPUs that the kubelet's CPU manager has given to containers alone; empty when there is none.
     pub containers: CpuSet,
-    /// Of threads of guests: the control group that says which CPUs they may use, where it is not the whole host's.
+    /// Of threads of guests: what says which CPUs they may use, where it is not the whole host's.
     pub cpusets: BTreeMap<Tid, Cpuset>,
+    /// Guests of libvirt's whose pins are not known, by name, and why not.
+    pub unknown_pins: BTreeMap<String, String>,
 }
 
 /// A running irqbalance.
@@ -79,29 +81,54 @@ pub struct Tuned {
     pub profile: Option<String>,
 }
 
-/// A limit by a control group.
+/// A limit on where a thread may run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cpuset {
-    /// CPUs that its threads may use.
+    /// CPUs that it may use.
     pub cpus: CpuSet,
-    /// Its path below the root of control groups.
-    pub group: String,
+    /// What says so.
+    pub by: Limiter,
+}
+
+/// What limits a thread.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Limiter {
+    /// Its control group, by its path below the root of control groups. The kernel sees to it.
+    Group(String),
+    /// libvirt's pin of that kind (`vcpupin`, `emulatorpin`), which libvirt has set without a control group.
+    LibvirtPin(&'static str),
+}
+
+impl fmt::Display for Limiter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Group(path) => write!(f, "its control group {path}"),
+            Self::LibvirtPin(kind) => write!(f, "libvirt's {kind}"),
+        }
+    }
 }
 
 impl Cpuset {
-    /// Whose control group it is, by its path.
+    /// Whether it is that of a pod.
+    #[must_use]
+    pub fn is_of_pod(&self) -> bool {
+        matches!(&self.by, Limiter::Group(path) if path.contains("kubepods"))
+    }
+
+    /// Whose limit it is, a control group's by its path.
     #[must_use]
     pub fn owner(&self) -> Owner {
-        if self.group.contains("kubepods") {
-            Owner::Kubelet
-        } else if self.group.contains("machine-qemu") || self.group.contains("libvirt") {
-            Owner::Libvirt
-        } else {
-            Owner::Unknown
+        match &self.by {
+            Limiter::LibvirtPin(_) => Owner::Libvirt,
+            Limiter::Group(_) if self.is_of_pod() => Owner::Kubelet,
+            Limiter::Group(path) if path.contains("machine-qemu") || path.contains("libvirt") => {
+                Owner::Libvirt
+            }
+            Limiter::Group(_) => Owner::Unknown,
         }
     }
 
-    /// Whose control group it is, and how the limit is changed there.
+    /// Whose limit it is, and how the limit is changed there.
     #[must_use]
     pub fn remedy(&self) -> &'static str {
         match self.owner() {

@@ -8,7 +8,8 @@ use crate::model::{CpuId, CpuSet};
 /// The CPU where the kernel puts what it does not place elsewhere; the last to give to a guest.
 const BOOT_CPU: CpuId = CpuId(0);
 
-/// Chooses one CPU per vCPU of `guest`, in vCPU order, none of them in `taken`, and leaves at least one free CPU.
+/// Chooses one CPU per vCPU of `guest`, in vCPU order, none of them in `taken` or in `kept`, which is for the host; where
+/// nothing is, at least one free CPU is left.
 ///
 /// Pins that somebody made already are kept when each vCPU has a CPU of its own: whoever made them had a reason, and
 /// planning again after these choices were applied must change nothing.
@@ -17,12 +18,14 @@ pub(super) fn choose(
     owners: &Owners,
     guest: &Guest,
     taken: &CpuSet,
+    kept: &CpuSet,
 ) -> Result<Vec<CpuId>, PlanError> {
+    let taken = &taken.union(kept);
     if let Some(pins) = present_pins(topology, guest, taken) {
         return Ok(pins);
     }
     let free: Vec<&Cpu> = topology.cpus.iter().filter(|c| c.online && !taken.contains(c.id)).collect();
-    if free.len() <= guest.vcpus.len() {
+    if free.len() < guest.vcpus.len() + usize::from(kept.is_empty()) {
         return Err(PlanError::HostTooSmall {
             guest: guest.name.clone(),
             vcpus: guest.vcpus.len(),
@@ -110,7 +113,8 @@ mod tests {
         let check = |shape: HostShape, vf_node: Option<u32>, vcpus: u32, taken: &str, expect: &str| {
             let mut topology = host(shape);
             topology.guests.push(guest("vm1", vcpus, vf_node));
-            let got = choose(&topology, &Owners::default(), &topology.guests[0], &taken.parse().unwrap());
+            let (kept, taken) = (CpuSet::new(), taken.parse().unwrap());
+            let got = choose(&topology, &Owners::default(), &topology.guests[0], &taken, &kept);
             let got = match got {
                 Ok(cpus) => cpus.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
                 Err(error) => error.to_string().split(';').next().unwrap().to_owned(),
@@ -126,7 +130,7 @@ mod tests {
             4,
             "",
             "guest \"vm1\" needs 4 CPUs of its own and one must remain for the host, but only 4 of the online CPUs \
-             are not promised to another guest",
+             are neither promised to another guest nor kept for the host",
         );
         // Siblings are n and n + cores: distinct cores first, the boot CPU's core after the others.
         check(smt, None, 3, "", "1,2,3");
@@ -146,7 +150,8 @@ mod tests {
         let mut check = |first: &str, second: &str, taken: &str, expect: [u32; 2]| {
             topology.guests[0].vcpus[0].thread.affinity = first.parse().unwrap();
             topology.guests[0].vcpus[1].thread.affinity = second.parse().unwrap();
-            let got = choose(&topology, &Owners::default(), &topology.guests[0], &taken.parse().unwrap());
+            let (kept, taken) = (CpuSet::new(), taken.parse().unwrap());
+            let got = choose(&topology, &Owners::default(), &topology.guests[0], &taken, &kept);
             assert_eq!(got, Ok(expect.map(CpuId).to_vec()), "{first} {second} {taken}");
         };
         check("3", "0", "", [3, 0]);
@@ -162,7 +167,7 @@ mod tests {
         topology.cpus[3].isolated = true;
         topology.guests.push(guest("vm1", 1, None));
         assert_eq!(
-            choose(&topology, &Owners::default(), &topology.guests[0], &CpuSet::new()),
+            choose(&topology, &Owners::default(), &topology.guests[0], &CpuSet::new(), &CpuSet::new()),
             Ok(vec![CpuId(3)])
         );
     }

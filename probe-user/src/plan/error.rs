@@ -1,7 +1,8 @@
 //! Why there is no plan: each a wish that this host cannot meet, with what to do about it.
 
-use crate::model::CpuId;
 use crate::model::owners::Cpuset;
+use crate::model::topology::Guest;
+use crate::model::{CpuId, Pid};
 
 /// A policy that cannot be planned on this host.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -67,8 +68,8 @@ pub enum PlanError {
     /// The host is too small for automatic pins.
     #[error(
         "guest {guest:?} needs {vcpus} CPUs of its own and one must remain for the host, but only {free} of the \
-         online CPUs are not promised to another guest; give the CPUs with --cpus, or leave the vCPUs where they \
-         are (cpus = \"keep\")"
+         online CPUs are neither promised to another guest nor kept for the host; give the CPUs with --cpus, or leave \
+         the vCPUs where they are (cpus = \"keep\")"
     )]
     HostTooSmall {
         /// The guest.
@@ -89,10 +90,21 @@ pub enum PlanError {
         /// The CPU.
         cpu: CpuId,
     },
+    /// A vCPU has a CPU that the policy keeps for the host's own work.
+    #[error(
+        "CPU {cpu} is a housekeeping CPU of the policy, and a vCPU of guest {guest:?} is alone on it; move the vCPU, or \
+         leave the CPU out of `housekeeping`"
+    )]
+    HousekeepingGuarded {
+        /// The guest.
+        guest: String,
+        /// The CPU.
+        cpu: CpuId,
+    },
     /// Every online CPU would be guarded.
     #[error("CPUs {0} are all that is online; at least one must remain for the host's own work")]
     NoHousekeeping(String),
-    /// A control group does not allow a thread the CPU it is to have.
+    /// A control group or a pin of libvirt's does not allow a thread the CPU it is to have.
     #[error("{what} of guest {guest:?} may only use CPUs {}, not {cpu}: {}", .limit.cpus, says_so(.limit))]
     OutsideCpuset {
         /// The guest.
@@ -101,10 +113,10 @@ pub enum PlanError {
         what: String,
         /// The CPU it is to have.
         cpu: CpuId,
-        /// What the group allows.
+        /// What it allows, and what says so.
         limit: Box<Cpuset>,
     },
-    /// A control group allows a vCPU no CPU that is free.
+    /// A control group or a pin of libvirt's allows a vCPU no CPU that is free.
     #[error(
         "{what} of guest {guest:?} may only use CPUs {}, among which there is no CPU that is free: {}",
         .limit.cpus, says_so(.limit)
@@ -114,7 +126,7 @@ pub enum PlanError {
         guest: String,
         /// Which of its threads.
         what: String,
-        /// What the group allows.
+        /// What it allows, and what says so.
         limit: Box<Cpuset>,
     },
     /// A CPU belongs to a container alone.
@@ -140,8 +152,27 @@ pub enum PlanError {
     },
 }
 
+/// An error, and the guest whose part of the policy it is about, if it is one guest's.
+#[derive(Debug)]
+pub(super) struct Fault {
+    pub(super) guest: Option<Pid>,
+    pub(super) error: PlanError,
+}
+
+impl Fault {
+    pub(super) fn of(guest: &Guest, error: PlanError) -> Self {
+        Self { guest: Some(guest.pid), error }
+    }
+}
+
+impl From<PlanError> for Fault {
+    fn from(error: PlanError) -> Self {
+        Self { guest: None, error }
+    }
+}
+
 fn says_so(limit: &Cpuset) -> String {
-    format!("its control group {} says so; {}", limit.group, limit.remedy())
+    format!("{} says so; {}", limit.by, limit.remedy())
 }
 
 /// How many guests an error names: it is one line.

@@ -1,7 +1,7 @@
 //! A guest's threads that are not vCPUs: what kind each is, and where the policy wants it.
 
 use super::planner::{Draft, thread_target};
-use super::{GuestPolicy, Need, PlanError, Role, Step, ThreadRules, Threads};
+use super::{GuestPolicy, Need, PlanError, Role, Step, ThreadRules, Threads, pins};
 use crate::model::CpuSet;
 use crate::model::owners::Owners;
 use crate::model::topology::{Guest, Thread, Topology};
@@ -58,18 +58,9 @@ pub(super) fn check(
     let ThreadRules { emulator, io, vhost } = &policy.threads;
     for rule in [emulator, io, vhost] {
         let Threads::Cpus(wanted) = rule else { continue };
-        for cpu in wanted.iter() {
-            match topology.cpus.iter().find(|c| c.id == cpu) {
-                None => {
-                    let present: CpuSet = topology.cpus.iter().map(|c| c.id).collect();
-                    return Err(PlanError::UnknownCpu { cpu, present: present.to_string() });
-                }
-                Some(known) if !known.online => return Err(PlanError::OfflineCpu(cpu)),
-                Some(_) if guarded.contains(cpu) => {
-                    return Err(PlanError::HelperOnGuarded { guest: guest.name.clone(), cpu });
-                }
-                Some(_) => {}
-            }
+        pins::check_cpus(topology, wanted.iter())?;
+        if let Some(cpu) = wanted.intersection(guarded).first() {
+            return Err(PlanError::HelperOnGuarded { guest: guest.name.clone(), cpu });
         }
     }
     for thread in &guest.threads {
@@ -151,6 +142,7 @@ mod tests {
                 knobs: &[],
                 owners: &Owners::default(),
                 virtual_apic: None,
+                seen: None,
                 immovable: &BTreeSet::new(),
             },
             &policy,

@@ -131,6 +131,7 @@ mod tests {
             knobs: found,
             owners: &owners,
             virtual_apic: None,
+            seen: None,
             immovable: &immovable,
         };
         let first = plan(&facts, &policy).unwrap();

@@ -33,6 +33,7 @@ pub use policy::{
     VfPolicy,
 };
 pub use policy_file::{PolicyError, guest_policy_text, line_of, parse_policy};
-pub use renew::plan_again;
+pub use renew::{Held, Renewed, plan_again};
 pub use step::{IrqTarget, Need, PLAN_SCHEMA, Plan, Role, Step, Target, TargetKey, ThreadTarget, VectorName};
+pub use vectors::wants_look;
 pub use writer::writer_of;

@@ -9,11 +9,10 @@ pub fn is_pattern(text: &str) -> bool {
     text.contains(['*', '?'])
 }
 
-/// Whether a table of the policy has a guest to care for: one that is there and has vCPUs.
-#[must_use]
-pub fn is_present(topology: &Topology, wanted: &str) -> bool {
-    topology.find_guests(wanted).any(|guest| !guest.vcpus.is_empty())
-        || topology.guests.iter().any(|guest| !guest.vcpus.is_empty() && is_meant(wanted, &guest.name))
+/// The guests that a table of the policy has to care for: those that are there and have vCPUs. One may be given twice.
+pub fn present<'a>(topology: &'a Topology, wanted: &'a str) -> impl Iterator<Item = &'a Guest> {
+    let meant = topology.guests.iter().filter(|guest| is_meant(wanted, &guest.name));
+    topology.find_guests(wanted).chain(meant).filter(|guest| !guest.vcpus.is_empty())
 }
 
 /// Pairs of table and guest, by table, those of a pattern by name. A guest that a table names itself is that table's,
@@ -179,7 +178,7 @@ mod tests {
         for (wanted, expected) in
             [("vm1", true), ("vm2", false), ("vm*", true), ("*2", false), ("x*", false), ("1000", true)]
         {
-            assert_eq!(is_present(&topology, wanted), expected, "{wanted}");
+            assert_eq!(present(&topology, wanted).next().is_some(), expected, "{wanted}");
         }
     }
 

@@ -66,9 +66,16 @@ pub(super) fn irqbalance(
     });
 }
 
-/// Says who else is there.
-pub(super) fn name_others(draft: &mut Draft<'_>) {
-    let Owners { tuned, .. } = draft.owners;
+/// Says who else is there, and what is not known of them.
+pub(super) fn name_others(draft: &mut Draft<'_>, assigned: &[Assigned<'_>]) {
+    let Owners { tuned, unknown_pins, .. } = draft.owners;
+    for name in assigned.iter().map(|assigned| &assigned.guest.name) {
+        if let Some(why) = unknown_pins.get(name) {
+            draft.note(format!(
+                "pins that libvirt has set for {name} are not seen ({why}): compare with virsh vcpupin"
+            ));
+        }
+    }
     if let Some(Tuned { pid, profile }) = tuned {
         let profile = profile.as_deref().unwrap_or("not known");
         draft.note(format!(
@@ -81,7 +88,7 @@ pub(super) fn name_others(draft: &mut Draft<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::owners::Cpuset;
+    use crate::model::owners::{Cpuset, Limiter};
     use crate::model::{CpuSet, Pid, Tid};
     use crate::plan::testing::{HostShape, add_slots, cpus, guest, host, irq};
     use crate::plan::{Facts, Pins, Plan, PlanError, plan};
@@ -103,6 +110,7 @@ mod tests {
                 knobs: &[],
                 owners,
                 virtual_apic: None,
+                seen: None,
                 immovable: &immovable,
             },
             policy,
@@ -175,7 +183,11 @@ mod tests {
 
     fn limits(of: &[(u32, &str, &str)]) -> Owners {
         let limit = |(tid, cpus, group): &(u32, &str, &str)| {
-            (Tid(*tid), Cpuset { cpus: cpus.parse().unwrap(), group: (*group).to_owned() })
+            let by = match *group {
+                "vcpupin" => Limiter::LibvirtPin("vcpupin"),
+                path => Limiter::Group(path.to_owned()),
+            };
+            (Tid(*tid), Cpuset { cpus: cpus.parse().unwrap(), by })
         };
         Owners { cpusets: of.iter().map(limit).collect(), ..Owners::default() }
     }
@@ -197,6 +209,13 @@ mod tests {
         refused(pins(&first_on("1"), list("2-3")), "vCPU 0 of guest \"vm1\" may only use CPUs 1");
         refused(pins(&first_on("1"), list("2-3")), "virsh vcpupin");
         assert_eq!(pins(&first_on("2"), list("2-3")), Ok("0-1 2 3".to_owned()));
+        // libvirt's pin counts where it keeps no group.
+        let pinned = limits(&[(1010, "1", "vcpupin")]);
+        refused(
+            pins(&pinned, list("2-3")),
+            "may only use CPUs 1, not 2: libvirt's vcpupin says so; libvirt set that",
+        );
+        assert_eq!(pins(&pinned, Pins::Auto), Ok("0,3 1 2".to_owned()));
         // What is chosen is chosen within the limit; without one it would be 1 and 2.
         assert_eq!(pins(&first_on("3"), Pins::Auto), Ok("0,2 3 1".to_owned()));
         let pod = "/kubepods.slice/kubepods-podx.slice/y.scope";
@@ -214,6 +233,20 @@ mod tests {
         );
         let partly = limits(&[(1000, "1-3", "/x.slice")]);
         assert_eq!(pins(&partly, list("0,2-3")), Ok("1 0 2".to_owned()));
+    }
+
+    #[test]
+    fn pins_that_are_not_seen_are_told_of_the_policys_guests() {
+        let unknown = |name: &str| (name.to_owned(), "virsh is not installed".to_owned());
+        let owners = Owners { unknown_pins: [unknown("vm1"), unknown("vm2")].into(), ..Owners::default() };
+        let plan = plan_of(&owners, &policy(list("2-3"))).unwrap();
+        let told: Vec<&String> = plan.notes.iter().filter(|note| note.contains("virsh")).collect();
+        assert_eq!(
+            told,
+            [
+                "pins that libvirt has set for vm1 are not seen (virsh is not installed): compare with virsh vcpupin"
+            ]
+        );
     }
 
     #[test]

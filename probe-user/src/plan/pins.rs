@@ -1,9 +1,10 @@
 //! Which CPU each vCPU gets, and with it which CPUs are guarded. Wishes are checked against the host here.
 
+use super::error::Fault;
 use super::{GuestPolicy, Pins, PlanError, Policy, auto_pin, named};
-use crate::model::owners::Owners;
+use crate::model::owners::{Cpuset, Owners};
 use crate::model::topology::{Guest, Topology};
-use crate::model::{CpuId, CpuSet, VcpuId};
+use crate::model::{CpuId, CpuSet, Pid, VcpuId};
 use std::collections::{BTreeMap, btree_map::Entry};
 
 /// A guest of the policy, found on the host, with its CPUs.
@@ -14,33 +15,44 @@ pub(super) struct Assigned<'a> {
     pub(super) pins: BTreeMap<VcpuId, CpuId>,
     /// CPUs promised to this guest.
     pub(super) guarded: CpuSet,
+    /// It stays as it is: its part of the policy cannot be met.
+    pub(super) held: bool,
 }
 
-/// Finds the policy's guests and gives them their CPUs: those named in the policy first, then automatic choices.
+/// Finds the policy's guests and gives them their CPUs: those named in the policy first, then automatic choices. Guests that
+/// are `held` have those that were promised to them and that they have.
 pub(super) fn assign<'a>(
     topology: &'a Topology,
     owners: &Owners,
     policy: &'a Policy,
-) -> Result<Vec<Assigned<'a>>, PlanError> {
+    held: &BTreeMap<Pid, CpuSet>,
+) -> Result<Vec<Assigned<'a>>, Fault> {
     if policy.guests.is_empty() {
-        return Err(PlanError::NoGuest);
+        return Err(PlanError::NoGuest.into());
     }
     let found = named::find(topology, &policy.guests)?;
 
     let mut cpus: BTreeMap<usize, Vec<CpuId>> = BTreeMap::new();
     let mut taken = pinned_by_others(topology, &found);
+    let kept = policy.housekeeping.clone().unwrap_or_default();
     for (at, (wanted, guest)) in found.iter().enumerate() {
+        if let Some(promised) = held.get(&guest.pid) {
+            taken = taken.union(promised).union(&pinned_alone(topology, guest));
+            continue;
+        }
         match &wanted.pins {
             Pins::Auto => {}
             Pins::Keep => {
                 taken = taken.union(&pinned_alone(topology, guest));
             }
             Pins::Cpus(list) => {
-                check_list(topology, guest, list)?;
-                check_owners(owners, guest, list)?;
+                check_list(topology, guest, list)
+                    .and_then(|()| check_owners(owners, guest, list))
+                    .map_err(|error| Fault::of(guest, error))?;
                 let promised: CpuSet = list.iter().copied().collect();
                 if let Some((cpu, first)) = promised_before(&found[..at], &cpus, &promised) {
-                    return Err(PlanError::CpuTwice { cpu, first, second: guest.name.clone() });
+                    let second = guest.name.clone();
+                    return Err(Fault::of(guest, PlanError::CpuTwice { cpu, first, second }));
                 }
                 taken = taken.union(&promised);
                 cpus.insert(at, list.clone());
@@ -51,12 +63,12 @@ pub(super) fn assign<'a>(
     let automatic: Vec<(usize, &Guest)> = found
         .iter()
         .enumerate()
-        .filter(|(_, (wanted, _))| wanted.pins == Pins::Auto)
+        .filter(|(_, (wanted, guest))| wanted.pins == Pins::Auto && !held.contains_key(&guest.pid))
         .map(|(at, (_, guest))| (at, *guest))
         .collect();
     for (at, guest) in &automatic {
         let taken_here = with_containers(&taken, owners, guest);
-        if let Some(list) = auto_pin::present_pins(topology, guest, &taken_here) {
+        if let Some(list) = auto_pin::present_pins(topology, guest, &taken_here.union(&kept)) {
             taken = taken.union(&list.iter().copied().collect());
             cpus.insert(*at, list);
         }
@@ -64,7 +76,8 @@ pub(super) fn assign<'a>(
     for (at, guest) in automatic {
         if let Entry::Vacant(entry) = cpus.entry(at) {
             let taken_here = with_containers(&taken, owners, guest);
-            let list = auto_pin::choose(topology, owners, guest, &taken_here)?;
+            let list = auto_pin::choose(topology, owners, guest, &taken_here, &kept)
+                .map_err(|error| Fault::of(guest, error))?;
             taken = taken.union(&list.iter().copied().collect());
             entry.insert(list);
         }
@@ -79,19 +92,28 @@ pub(super) fn assign<'a>(
                 guest,
                 pins: guest.vcpus.iter().map(|v| v.index).zip(list.iter().copied()).collect(),
                 guarded: list.into_iter().collect(),
+                held: false,
             },
             None => Assigned {
                 policy,
                 guest,
                 pins: own_cpus(topology, guest),
-                guarded: pinned_alone(topology, guest),
+                guarded: held
+                    .get(&guest.pid)
+                    .map_or_else(CpuSet::new, CpuSet::clone)
+                    .union(&pinned_alone(topology, guest)),
+                held: held.contains_key(&guest.pid),
             },
         })
         .collect())
 }
 
-fn check_list(topology: &Topology, guest: &Guest, list: &[CpuId]) -> Result<(), PlanError> {
-    for &cpu in list {
+/// Whether all of these are CPUs of this host that are online.
+pub(super) fn check_cpus(
+    topology: &Topology,
+    cpus: impl IntoIterator<Item = CpuId>,
+) -> Result<(), PlanError> {
+    for cpu in cpus {
         match topology.cpus.iter().find(|c| c.id == cpu) {
             None => {
                 let present: CpuSet = topology.cpus.iter().map(|c| c.id).collect();
@@ -101,6 +123,11 @@ fn check_list(topology: &Topology, guest: &Guest, list: &[CpuId]) -> Result<(), 
             Some(_) => {}
         }
     }
+    Ok(())
+}
+
+fn check_list(topology: &Topology, guest: &Guest, list: &[CpuId]) -> Result<(), PlanError> {
+    check_cpus(topology, list.iter().copied())?;
     if list.len() < guest.vcpus.len() {
         return Err(PlanError::TooFewCpus {
             guest: guest.name.clone(),
@@ -119,7 +146,7 @@ fn with_containers(taken: &CpuSet, owners: &Owners, guest: &Guest) -> CpuSet {
 
 fn in_pod(owners: &Owners, guest: &Guest) -> bool {
     let mut tids = guest.vcpus.iter().map(|vcpu| vcpu.thread.tid);
-    tids.any(|tid| owners.cpusets.get(&tid).is_some_and(|set| set.group.contains("kubepods")))
+    tids.any(|tid| owners.cpusets.get(&tid).is_some_and(Cpuset::is_of_pod))
 }
 
 /// Whether others allow the vCPUs these CPUs.

@@ -1,12 +1,14 @@
 //! From facts and a policy to a plan: the order of the parts, and what they share.
 
+use super::error::Fault;
 use super::pins::{self, Assigned};
 use super::{FoundKnobs, ThreadTarget, helpers, keep_off, knobs, owners, vectors};
 use super::{Isolate, Need, Others, PLAN_SCHEMA, Plan, PlanError, Policy, Role, Step, Target, TargetKey};
 use crate::model::owners::Owners;
+use crate::model::seen::Seen;
 use crate::model::topology::{Guest, Thread, Topology};
 use crate::model::{CpuSet, HostThread, Pid};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What is known of the host.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +23,8 @@ pub struct Facts<'a> {
     pub owners: &'a Owners,
     /// Whether KVM delivers interrupts to running vCPUs without an exit (APICv, AVIC); `None` when that is not known.
     pub virtual_apic: Option<bool>,
+    /// What was seen of vectors before, where somebody looked: the reasons tell it. What follows from it is in the topology.
+    pub seen: Option<&'a Seen>,
     /// What the kernel has refused to move before.
     pub immovable: &'a BTreeSet<TargetKey>,
 }
@@ -28,8 +32,10 @@ pub struct Facts<'a> {
 /// The CPUs a plan is about.
 pub(super) struct Ground {
     pub(super) guarded: CpuSet,
-    /// Online and not guarded; without isolated CPUs as long as others remain.
+    /// As the policy says; else online and not guarded, without isolated CPUs as long as others remain.
     pub(super) housekeeping: CpuSet,
+    /// Whether the policy says so: then what is moved goes to them and to no other.
+    named: bool,
 }
 
 /// Steps and notes while they are collected.
@@ -37,6 +43,7 @@ pub(super) struct Draft<'a> {
     pub(super) ground: &'a Ground,
     pub(super) owners: &'a Owners,
     pub(super) virtual_apic: Option<bool>,
+    pub(super) seen: Option<&'a Seen>,
     immovable: &'a BTreeSet<TargetKey>,
     /// What is set as wanted already.
     held: BTreeSet<TargetKey>,
@@ -50,7 +57,7 @@ pub(super) struct Draft<'a> {
 /// # Errors
 /// [`PlanError`] says which wish this host cannot meet.
 pub fn plan(facts: &Facts<'_>, policy: &Policy) -> Result<Plan, PlanError> {
-    draft(facts, policy).map(|wanted| wanted.plan)
+    draft(facts, policy, &BTreeMap::new()).map(|wanted| wanted.plan).map_err(|fault| fault.error)
 }
 
 /// A plan, and what it asks for that is there already.
@@ -60,17 +67,24 @@ pub(super) struct Wanted {
     pub(super) wanted: BTreeSet<TargetKey>,
 }
 
-pub(super) fn draft(facts: &Facts<'_>, policy: &Policy) -> Result<Wanted, PlanError> {
+/// The same with what it is made from. Guests that are `held` stay as they are and keep the CPUs that were promised to them.
+pub(super) fn draft(
+    facts: &Facts<'_>,
+    policy: &Policy,
+    held: &BTreeMap<Pid, CpuSet>,
+) -> Result<Wanted, Fault> {
     let topology = facts.topology;
-    let assigned = pins::assign(topology, facts.owners, policy)?;
-    let ground = ground(topology, &assigned)?;
-    for assigned in &assigned {
-        helpers::check(topology, facts.owners, assigned.policy, assigned.guest, &ground.guarded)?;
+    let assigned = pins::assign(topology, facts.owners, policy, held)?;
+    let ground = ground(topology, policy, &assigned)?;
+    for Assigned { policy, guest, .. } in assigned.iter().filter(|assigned| !assigned.held) {
+        helpers::check(topology, facts.owners, policy, guest, &ground.guarded)
+            .map_err(|error| Fault::of(guest, error))?;
     }
     let mut draft = Draft {
         ground: &ground,
         owners: facts.owners,
         virtual_apic: facts.virtual_apic,
+        seen: facts.seen,
         held: BTreeSet::new(),
         immovable: facts.immovable,
         steps: Vec::new(),
@@ -78,7 +92,7 @@ pub(super) fn draft(facts: &Facts<'_>, policy: &Policy) -> Result<Wanted, PlanEr
     };
     let ours: Vec<&Guest> = assigned.iter().map(|a| a.guest).collect();
 
-    owners::name_others(&mut draft);
+    owners::name_others(&mut draft, &assigned);
     owners::irqbalance(&mut draft, policy, topology, &assigned);
     // Others leave first, so that a vCPU never moves to a CPU that is still busy. Undoing goes the other way.
     if ground.guarded.is_empty() {
@@ -94,7 +108,7 @@ pub(super) fn draft(facts: &Facts<'_>, policy: &Policy) -> Result<Wanted, PlanEr
         keep_off::threads(&mut draft, topology, facts.threads, &ours);
     }
     knobs::set(&mut draft, &policy.knobs, facts.knobs);
-    for assigned in &assigned {
+    for assigned in assigned.iter().filter(|assigned| !assigned.held) {
         pin_threads(&mut draft, assigned);
         vectors::place(&mut draft, topology, assigned);
     }
@@ -116,16 +130,24 @@ pub(super) fn draft(facts: &Facts<'_>, policy: &Policy) -> Result<Wanted, PlanEr
     Ok(Wanted { plan, wanted: held })
 }
 
-fn ground(topology: &Topology, assigned: &[Assigned<'_>]) -> Result<Ground, PlanError> {
+fn ground(topology: &Topology, policy: &Policy, assigned: &[Assigned<'_>]) -> Result<Ground, PlanError> {
     let online = topology.online();
     let guarded = assigned.iter().fold(CpuSet::new(), |all, a| all.union(&a.guarded));
+    if let Some(named) = &policy.housekeeping {
+        pins::check_cpus(topology, named.iter())?;
+        let clash = |a: &Assigned<'_>| Some((a.guest.name.clone(), a.guarded.intersection(named).first()?));
+        return match assigned.iter().find_map(clash) {
+            Some((guest, cpu)) => Err(PlanError::HousekeepingGuarded { guest, cpu }),
+            None => Ok(Ground { guarded, housekeeping: named.clone(), named: true }),
+        };
+    }
     let rest = online.difference(&guarded);
     if rest.is_empty() {
         return Err(PlanError::NoHousekeeping(online.to_string()));
     }
     let isolated: CpuSet = topology.cpus.iter().filter(|c| c.isolated).map(|c| c.id).collect();
     let open = rest.difference(&isolated);
-    Ok(Ground { guarded, housekeeping: if open.is_empty() { rest } else { open } })
+    Ok(Ground { guarded, housekeeping: if open.is_empty() { rest } else { open }, named: false })
 }
 
 /// The guest's own threads: first those that are not vCPUs leave, then the vCPUs get their CPUs.
@@ -179,7 +201,8 @@ impl Draft<'_> {
         self.immovable.contains(key)
     }
 
-    /// Adds a step that takes guarded CPUs out of a mask and changes it no further.
+    /// Adds a step that takes guarded CPUs out of a mask, and those that are not for housekeeping where the policy says which
+    /// are. A mask without guarded CPUs is left.
     pub(super) fn keep_off(
         &mut self,
         target: Target,
@@ -188,7 +211,7 @@ impl Draft<'_> {
         need: Need,
         reason: String,
     ) {
-        let Ground { guarded, housekeeping } = self.ground;
+        let Ground { guarded, housekeeping, named } = self.ground;
         if now.intersection(guarded).is_empty() {
             return;
         }
@@ -198,12 +221,16 @@ impl Draft<'_> {
         };
         let open = limit.map_or_else(|| housekeeping.clone(), |limit| limit.cpus.intersection(housekeeping));
         if let Some(limit) = limit.filter(|_| open.is_empty()) {
-            let group = &limit.group;
-            return self
-                .notes
-                .push(format!("{target} stays on guarded CPUs: {group} allows it no other CPU"));
+            let by = &limit.by;
+            return self.notes.push(format!("{target} stays on guarded CPUs: {by} allows it no other CPU"));
         }
-        let rest = now.difference(guarded);
+        // The CPUs of a queue or of a watchdog stay what they are; interrupts and threads would be moved to any that is left.
+        let rest = match target {
+            Target::DefaultAffinity | Target::Irq(_) | Target::Thread(_) if *named => {
+                now.intersection(housekeeping)
+            }
+            _ => now.difference(guarded),
+        };
         // What remains must hold a CPU that works: a mask of offline CPUs only is refused by the kernel.
         let usable = !rest.intersection(&open).is_empty();
         let new = if usable { rest } else { open };

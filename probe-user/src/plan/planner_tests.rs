@@ -4,14 +4,16 @@ use super::planner::{Facts, plan};
 use super::policy::Policy;
 use super::{Isolate, Need, Plan, PlanError, Target, TargetKey};
 use crate::model::owners::Owners;
+use crate::model::seen::Seen;
 use crate::model::topology::DeliveryMode;
 use crate::model::topology::Topology;
 use crate::model::{CpuId, VcpuId};
 use crate::model::{CpuSet, HostThread, Pid};
 use crate::plan::testing::{HostShape, add_slots, cpus, guest, host, irq, settled, thread};
-use crate::plan::{Pins, Placement, VfPolicy};
+use crate::plan::{Pins, Placement, VfPolicy, wants_look};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 fn two_guests() -> Topology {
     let mut topology = host(HostShape { nodes: 1, cores: 4, threads: 1 });
@@ -30,6 +32,7 @@ fn plan_of(topology: &Topology, threads: &[HostThread], policy: &Policy) -> Resu
             knobs: &[],
             owners: &Owners::default(),
             virtual_apic: None,
+            seen: None,
             immovable: &BTreeSet::new(),
         },
         policy,
@@ -77,6 +80,7 @@ fn auto_depends_on_how_interrupts_are_delivered() {
             knobs: &[],
             owners: &owners,
             virtual_apic,
+            seen: None,
             immovable: &immovable,
         };
         let plan = plan(&facts, &policy("2", Placement::Auto)).unwrap();
@@ -136,10 +140,79 @@ fn own_follows_the_vcpu_that_the_guest_chose() {
         vectors,
         [
             ("3".to_owned(), "CPU 3 runs vCPU 1, which the interrupt is for".to_owned()),
-            ("2".to_owned(), "CPU 2 runs vCPU 0; its target is not known yet, so by queue order".to_owned()),
+            ("2".to_owned(), "CPU 2 runs vCPU 0; by queue order: not seen".to_owned()),
         ]
     );
     assert!(plan.notes[0].contains("slot 1 is posted"), "{:?}", plan.notes);
+}
+
+#[test]
+fn reasons_say_what_was_seen() {
+    let mut topology = host(HostShape { nodes: 1, cores: 4, threads: 1 });
+    topology.guests = vec![guest("vm1", 2, None)];
+    add_slots(&mut topology, 0, 30, 4, "0-3");
+    let vf = &mut topology.guests[0].vfs[0];
+    for (slot, vcpu) in [(0, 1), (1, 1), (2, 0)] {
+        vf.slots[slot].vcpu = Some(VcpuId(vcpu));
+    }
+    let vf = topology.guests[0].vfs[0].address;
+    let counts =
+        [(vf, 0, VcpuId(1), 120), (vf, 1, VcpuId(0), 2), (vf, 1, VcpuId(1), 3), (vf, 2, VcpuId(0), 1)];
+    let seen = Seen::of(&topology).counted(Duration::from_millis(2010), counts);
+    let (owners, immovable) = (Owners::default(), BTreeSet::new());
+    let reasons = |seen: Option<&Seen>, pins: Pins| -> Vec<String> {
+        let facts = Facts {
+            topology: &topology,
+            threads: &[],
+            knobs: &[],
+            owners: &owners,
+            virtual_apic: None,
+            seen,
+            immovable: &immovable,
+        };
+        let plan = plan(&facts, &Policy::for_guest("vm1", pins, Placement::Own)).unwrap();
+        plan.steps.iter().filter(|s| matches!(s.target, Target::Irq(_))).map(|s| s.reason.clone()).collect()
+    };
+    let list = || Pins::Cpus(vec![CpuId(2), CpuId(3)]);
+    assert_eq!(
+        reasons(Some(&seen), list()),
+        [
+            "CPU 3 runs vCPU 1; seen: all 120 interrupts of 2 s were for it",
+            "CPU 3 runs vCPU 1; seen: 3 of 5 interrupts of 2 s were for it, the last among them",
+            "CPU 2 runs vCPU 0; seen: the one interrupt of 2 s was for it",
+            "CPU 3 runs vCPU 1; by queue order: no interrupt was seen in 2 s",
+        ]
+    );
+    assert_eq!(
+        reasons(None, list())[2..],
+        ["CPU 2 runs vCPU 0, which the interrupt is for", "CPU 3 runs vCPU 1; by queue order: not seen",]
+    );
+    // A vCPU without a CPU of its own has none for its interrupts, and another vCPU's is no help.
+    assert_eq!(reasons(Some(&seen), Pins::Keep), Vec::<String>::new());
+}
+
+#[test]
+fn a_look_is_worth_it_where_the_plan_depends_on_it() {
+    let check = |vcpus: u32, mode: DeliveryMode, placement: Placement, expected: bool| {
+        let mut topology = host(HostShape { nodes: 1, cores: 4, threads: 1 });
+        topology.guests = vec![guest("vm1", vcpus, None)];
+        assert!(!wants_look(&topology, &policy("2-3", placement)), "no interrupt is in use");
+        add_slots(&mut topology, 0, 30, 1, "0-3");
+        topology.guests[0].vfs[0].slots[0].mode = mode;
+        let policy = Policy::for_guest("vm*", Pins::Auto, placement);
+        assert_eq!(wants_look(&topology, &policy), expected, "{vcpus} {mode:?} {placement}");
+        assert!(!wants_look(&topology, &Policy::for_guest("vm2", Pins::Auto, placement)));
+        topology.guests[0].vfs[0].slots[0].vcpu = Some(VcpuId(0));
+        assert_eq!(wants_look(&topology, &policy), expected && mode == DeliveryMode::Unknown);
+    };
+    for placement in [Placement::Own, Placement::Near, Placement::Auto] {
+        check(1, DeliveryMode::Remapped, placement, false);
+        check(2, DeliveryMode::Remapped, placement, true);
+        check(1, DeliveryMode::Unknown, placement, true);
+    }
+    check(2, DeliveryMode::Remapped, Placement::Housekeeping, false);
+    check(2, DeliveryMode::Unknown, Placement::Housekeeping, true);
+    check(2, DeliveryMode::Unknown, Placement::Keep, false);
 }
 
 #[test]
@@ -202,11 +275,72 @@ fn what_the_kernel_refused_is_noted_and_not_tried_again() {
         knobs: &[],
         owners: &Owners::default(),
         virtual_apic: None,
+        seen: None,
         immovable: &immovable,
     };
     let plan = plan(&facts, &policy("2", Placement::Keep)).unwrap();
     assert!(!lines(&plan).iter().any(|l| l.starts_with("irq 0 ")));
     assert!(plan.notes.iter().any(|n| n.starts_with("irq 0 timer cannot be moved")));
+}
+
+/// CPUs 4 to 7 are somebody else's, who is named nowhere.
+#[test]
+fn what_is_moved_goes_to_the_housekeeping_cpus_that_the_policy_names() {
+    let mut topology = host(HostShape { nodes: 1, cores: 8, threads: 1 });
+    topology.guests = vec![guest("vm1", 1, None)];
+    topology.guests[0].threads[0].affinity = cpus("0-7");
+    topology.irqs = vec![
+        irq(20, "a", "0-7"),
+        irq(21, "b", "4-5"),
+        irq(22, "c", "2"),
+        irq(23, "d", "2,6"),
+        irq(24, "e", "1-2"),
+    ];
+    add_slots(&mut topology, 0, 30, 2, "0-7");
+    let named = |list: &str| Policy { housekeeping: Some(cpus(list)), ..policy("2", Placement::Near) };
+    let plan = plan_of(&topology, &[], &named("0-1")).unwrap();
+    assert_eq!(plan.housekeeping.to_string(), "0-1");
+    assert_eq!(
+        lines(&plan),
+        [
+            "default mask of new interrupts: 0-7 -> 0-1",
+            "irq 20 a: 0-7 -> 0-1",
+            "irq 22 c: 2 -> 0-1",
+            "irq 23 d: 2,6 -> 0-1",
+            "irq 24 e: 1-2 -> 1",
+            "vm1 thread 1000 qemu: 0-7 -> 0-1",
+            "vm1 vCPU 0 (thread 1010): 0-3 -> 2",
+            "irq 30 VF 0000:01:10.1 slot 0: 0-7 -> 1",
+            "irq 31 VF 0000:01:10.1 slot 1: 0-7 -> 1",
+        ]
+    );
+    let (after, _) = settled(&topology, &[], &plan);
+    assert_eq!(lines(&plan_of(&after, &[], &named("0-1")).unwrap()), Vec::<String>::new());
+
+    // A guest that is given its CPUs automatically, or has them, gets none of these.
+    let auto = |list: &str| Policy {
+        housekeeping: Some(cpus(list)),
+        ..Policy::for_guest("vm1", Pins::Auto, Placement::Keep)
+    };
+    assert_eq!(plan_of(&topology, &[], &auto("0-3")).unwrap().guarded.to_string(), "4");
+    topology.guests[0].vcpus[0].thread.affinity = cpus("1");
+    assert_eq!(plan_of(&topology, &[], &auto("0-1")).unwrap().guarded.to_string(), "2");
+    // All others may be guests' then.
+    assert_eq!(plan_of(&topology, &[], &auto("0-6")).unwrap().guarded.to_string(), "7");
+    let refused =
+        |policy: &Policy, topology: &Topology| plan_of(topology, &[], policy).unwrap_err().to_string();
+    assert!(refused(&auto("0-7"), &topology).contains("only 0 of the online CPUs"));
+    let keep =
+        Policy { housekeeping: Some(cpus("0-1")), ..Policy::for_guest("vm1", Pins::Keep, Placement::Keep) };
+    let error = refused(&keep, &topology);
+    assert!(
+        error.starts_with("CPU 1 is a housekeeping CPU of the policy, and a vCPU of guest \"vm1\""),
+        "{error}"
+    );
+    assert!(refused(&named("0-2"), &topology).starts_with("CPU 2 is a housekeeping CPU"));
+    assert!(refused(&named("0,9"), &topology).starts_with("CPU 9 does not exist"));
+    topology.cpus[1].online = false;
+    assert!(refused(&named("0-1"), &topology).starts_with("CPU 1 is offline"));
 }
 
 #[test]

@@ -12,6 +12,9 @@ pub struct Policy {
     /// What each guest is promised. No other guest's interrupts or threads are touched, beyond keeping them off
     /// guarded CPUs.
     pub guests: Vec<GuestPolicy>,
+    /// The CPUs that take what is moved off guarded CPUs; `None` stands for all that are online and not guarded, without
+    /// isolated ones as long as others remain.
+    pub housekeeping: Option<CpuSet>,
     /// Which threads of the host are moved off guarded CPUs.
     pub isolate: Isolate,
     /// Whether other interrupts are moved off guarded CPUs.
@@ -267,6 +270,7 @@ impl Policy {
                 vfs: Vec::new(),
                 threads: ThreadRules::default(),
             }],
+            housekeeping: None,
             isolate: Isolate::default(),
             irqs: Others::default(),
             default_affinity: Others::default(),

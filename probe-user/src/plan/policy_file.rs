@@ -6,7 +6,7 @@ use super::policy::{
     GuestPolicy, Irqbalance, Isolate, Knobs, Limits, OnStop, Others, Pins, Placement, Policy, ThreadRules,
     Threads, VfPolicy, parse_cpus,
 };
-use crate::model::PciAddress;
+use crate::model::{CpuSet, PciAddress};
 use serde::Deserialize;
 use std::ops::Range;
 use toml::Spanned;
@@ -26,6 +26,8 @@ pub struct PolicyError {
 struct File {
     #[serde(default)]
     name: Option<String>,
+    #[serde(default)]
+    housekeeping: Option<Spanned<String>>,
     #[serde(default)]
     isolate: Isolate,
     #[serde(default)]
@@ -97,8 +99,25 @@ struct LimitTable {
 /// [`PolicyError`] says what is wrong, and in which line.
 pub fn parse_policy(text: &str) -> Result<Policy, PolicyError> {
     let at = |span: Option<Range<usize>>, what: String| PolicyError { line: line_of(text, span), what };
-    let File { name, isolate, irqs, default_affinity, on_stop, irqbalance, limits, knobs, guest } =
-        toml::from_str(text).map_err(|error| at(error.span(), error.message().to_owned()))?;
+    let File {
+        name,
+        housekeeping,
+        isolate,
+        irqs,
+        default_affinity,
+        on_stop,
+        irqbalance,
+        limits,
+        knobs,
+        guest,
+    } = toml::from_str(text).map_err(|error| at(error.span(), error.message().to_owned()))?;
+    let housekeeping = housekeeping
+        .map(|list| {
+            let cpus = parse_cpus(list.as_ref());
+            cpus.map_err(|error| at(Some(list.span()), format!("housekeeping: {error}")))
+        })
+        .transpose()?
+        .map(CpuSet::from_iter);
     let knobs = parse_knobs(knobs).map_err(|(span, what)| at(Some(span), what))?;
     let limits = parse_limits(&limits).map_err(|(span, what)| at(Some(span), what))?;
     let mut guests = Vec::new();
@@ -112,9 +131,18 @@ pub fn parse_policy(text: &str) -> Result<Policy, PolicyError> {
                 );
                 return Err(at(cpus.as_ref().map(Spanned::span), what));
             }
-            Some(list) => parse_cpus(list)
-                .map(Pins::Cpus)
-                .map_err(|error| at(cpus.as_ref().map(Spanned::span), format!("cpus: {error}")))?,
+            Some(list) => {
+                let list = parse_cpus(list)
+                    .map_err(|error| at(cpus.as_ref().map(Spanned::span), format!("cpus: {error}")))?;
+                let both = housekeeping.as_ref().and_then(|set| list.iter().find(|cpu| set.contains(**cpu)));
+                if let Some(cpu) = both {
+                    let what = format!(
+                        "cpus: CPU {cpu} is a housekeeping CPU of this policy; give the guest another"
+                    );
+                    return Err(at(cpus.as_ref().map(Spanned::span), what));
+                }
+                Pins::Cpus(list)
+            }
         };
         let rule = |key: &str, own: Option<Spanned<String>>| match own.as_ref().or(threads.as_ref()) {
             None => Ok(Threads::default()),
@@ -137,7 +165,18 @@ pub fn parse_policy(text: &str) -> Result<Policy, PolicyError> {
         ));
     };
     let name = name.unwrap_or_else(|| first.placement.as_str().to_owned());
-    Ok(Policy { name, guests, isolate, irqs, default_affinity, irqbalance, knobs, limits, on_stop })
+    Ok(Policy {
+        name,
+        guests,
+        housekeeping,
+        isolate,
+        irqs,
+        default_affinity,
+        irqbalance,
+        knobs,
+        limits,
+        on_stop,
+    })
 }
 
 /// Tables of VFs, each VF once.
@@ -257,7 +296,7 @@ mod tests {
 
     #[test]
     fn a_full_policy() {
-        let text = "name = \"direct\"\nisolate = \"threads\"\nirqs = \"keep\"\ndefault-affinity = \"keep\"\non-stop = \"keep\"\nirqbalance = \"keep\"\n\
+        let text = "name = \"direct\"\nhousekeeping = \"6-7\"\nisolate = \"threads\"\nirqs = \"keep\"\ndefault-affinity = \"keep\"\non-stop = \"keep\"\nirqbalance = \"keep\"\n\
                     [limits]\npartial = true\nstrikes = 5\n\
                     [knobs]\nhalt-poll-ns = 0\nwatchdogs = \"move\"\nidle-latency-us = 5\nrps = [\"eth0\"]\n\
                     [[guest]]\nname = \"vm1\"\ncpus = \"3,2\"\nplacement = \"own\"\nthreads = \"keep\"\nvhost = \"4-5\"\n\
@@ -265,6 +304,7 @@ mod tests {
                     [[guest]]\nname = \"vm2\"\nplacement = \"near\"\n";
         let policy = parse_policy(text).unwrap();
         assert_eq!(policy.name, "direct");
+        assert_eq!(policy.housekeeping, Some("6-7".parse().unwrap()));
         assert_eq!((policy.isolate, policy.irqs), (Isolate::Threads, Others::Keep));
         assert_eq!(policy.default_affinity, Others::Keep);
         assert_eq!(policy.guests[0].pins, Pins::Cpus(vec![CpuId(3), CpuId(2)]));
@@ -302,6 +342,14 @@ mod tests {
             ("\n[[guest]]\nname = \"a\"\nplacement = \"own\"\npin = 1\n", 5, "unknown field `pin`"),
             ("[[guest]]\nname = \"a\"\nplacement = \"here\"\n", 3, "unknown variant `here`"),
             ("[[guest]]\nname = \"a\"\ncpus = \"5-\"\nplacement = \"own\"\n", 3, "is not a CPU list"),
+            ("isolate = \"none\"\nhousekeeping = \"0-\"\n", 2, "housekeeping: \"0-\" is not a CPU list"),
+            ("housekeeping = \"\"\n", 1, "housekeeping: the CPU list is empty"),
+            ("housekeeping = 1\n", 1, "expected a string"),
+            (
+                "housekeeping = \"0-2\"\n[[guest]]\nname = \"a\"\nplacement = \"own\"\ncpus = \"2-3\"\n",
+                5,
+                "cpus: CPU 2 is a housekeeping CPU of this policy",
+            ),
             ("[[guest]]\nname = \"a*\"\nplacement = \"own\"\ncpus = \"5\"\n", 4, "a list is for one guest"),
             (
                 "[[guest]]\nname = \"a\"\nplacement = \"own\"\nio = \"any\"\n",

@@ -2,9 +2,30 @@
 
 use super::pins::Assigned;
 use super::planner::{Draft, Ground};
-use super::{IrqTarget, Need, Placement, Step, Target, VectorName};
+use super::{IrqTarget, Need, Placement, Policy, Step, Target, VectorName, named};
+use crate::model::seen::Seen;
 use crate::model::topology::{Cpu, DeliveryMode, Slot, Topology, Vf};
-use crate::model::{CpuId, CpuSet, VcpuId};
+use crate::model::{CpuId, CpuSet};
+use std::time::Duration;
+
+/// Whether the plan depends on what only a look at interrupts shows: whether hardware delivers them, and which of several
+/// vCPUs they are for.
+#[must_use]
+pub fn wants_look(topology: &Topology, policy: &Policy) -> bool {
+    let found = named::find(topology, &policy.guests).unwrap_or_default();
+    found.iter().any(|(table, guest)| {
+        guest.vfs.iter().any(|vf| {
+            let to_be_known = |slot: &Slot| match table.placement_of(vf.address) {
+                Placement::Keep => false,
+                Placement::Housekeeping => slot.mode == DeliveryMode::Unknown,
+                Placement::Own | Placement::Near | Placement::Auto => {
+                    slot.mode == DeliveryMode::Unknown || (slot.vcpu.is_none() && guest.vcpus.len() > 1)
+                }
+            };
+            vf.slots.iter().any(to_be_known)
+        })
+    })
+}
 
 /// Adds the steps that bring each vector of the guest's VFs to its place.
 pub(super) fn place(draft: &mut Draft<'_>, topology: &Topology, assigned: &Assigned<'_>) {
@@ -53,7 +74,7 @@ fn place_slot(
         draft.note(format!("{name}: the mask of its interrupt {} could not be read: left", slot.irq));
         return;
     };
-    let vcpu = target_vcpu(assigned, slot, order);
+    let vcpu = target_vcpu(draft.seen, assigned, vf, slot, order);
     let near = || near(topology, draft.ground, vf, vcpu.as_ref(), order);
     let own = || vcpu.as_ref().map(|v| (CpuSet::from(v.cpu), v.why.clone()));
     let because = |why: &str, (cpus, reason): (CpuSet, String)| (cpus, format!("{why}: {reason}"));
@@ -75,7 +96,7 @@ fn place_slot(
     };
     let Some((new, reason)) = place else {
         draft.note(format!(
-            "{name}: no vCPU of {} has a CPU of its own, so there is no own CPU",
+            "{name}: the vCPU of {} that it is for has no CPU of its own, so there is no own CPU",
             assigned.guest.name
         ));
         return;
@@ -102,24 +123,49 @@ struct TargetVcpu {
 }
 
 /// The vCPU that the guest chose for the vector, or, as long as that has not been seen, one by the order of the queues:
-/// drivers give queue n's vector to vCPU n where nobody says otherwise.
-fn target_vcpu(assigned: &Assigned<'_>, slot: &Slot, order: usize) -> Option<TargetVcpu> {
-    let cpu_of = |vcpu: VcpuId| assigned.pins.get(&vcpu).copied();
-    if let Some(vcpu) = slot.vcpu
-        && let Some(cpu) = cpu_of(vcpu)
-    {
-        return Some(TargetVcpu {
-            cpu,
-            why: format!("CPU {cpu} runs vCPU {vcpu}, which the interrupt is for"),
-        });
-    }
+/// drivers give queue n's vector to vCPU n where nobody says otherwise. `None` when that vCPU has no CPU of its own.
+fn target_vcpu(
+    seen: Option<&Seen>,
+    assigned: &Assigned<'_>,
+    vf: &Vf,
+    slot: &Slot,
+    order: usize,
+) -> Option<TargetVcpu> {
     let vcpus = &assigned.guest.vcpus;
-    let vcpu = vcpus.get(order.checked_rem(vcpus.len())?)?.index;
-    let cpu = cpu_of(vcpu)?;
-    Some(TargetVcpu {
-        cpu,
-        why: format!("CPU {cpu} runs vCPU {vcpu}; its target is not known yet, so by queue order"),
-    })
+    let known = slot.vcpu.filter(|known| vcpus.iter().any(|vcpu| vcpu.index == *known));
+    let by_order = || Some(vcpus.get(order.checked_rem(vcpus.len())?)?.index);
+    let vcpu = known.or_else(by_order)?;
+    let cpu = assigned.pins.get(&vcpu).copied()?;
+    let because = match (known, vcpus.len()) {
+        (_, 1) => ", the only one".to_owned(),
+        (Some(_), _) => {
+            let length = seen.and_then(Seen::length).unwrap_or_default();
+            let share = seen.map_or((0, 0), |seen| seen.share(assigned.guest.pid, vf.address, slot, vcpu));
+            sighting(share, length)
+        }
+        (None, _) => match seen.and_then(Seen::length) {
+            Some(length) => format!("; by queue order: no interrupt was seen in {}", seconds(length)),
+            None => "; by queue order: not seen".to_owned(),
+        },
+    };
+    Some(TargetVcpu { cpu, why: format!("CPU {cpu} runs vCPU {vcpu}{because}") })
+}
+
+/// How it is known that a vector is for a vCPU: how many of its interrupts were, and of how many.
+fn sighting((own, all): (u64, u64), length: Duration) -> String {
+    let length = seconds(length);
+    match (own, all) {
+        (0, _) | (_, 0) => ", which the interrupt is for".to_owned(),
+        (1, 1) => format!("; seen: the one interrupt of {length} was for it"),
+        (own, all) if own == all => format!("; seen: all {all} interrupts of {length} were for it"),
+        (own, all) => {
+            format!("; seen: {own} of {all} interrupts of {length} were for it, the last among them")
+        }
+    }
+}
+
+fn seconds(length: Duration) -> String {
+    format!("{} s", (length.as_secs_f64() * 10.0).round() / 10.0)
 }
 
 /// One housekeeping CPU close to the vCPU's CPU, or to the VF when the vCPU has none. Vectors are spread over those

@@ -30,7 +30,7 @@ pub fn writer_of(target: &Target, asked: &Value, found: &Value, owners: &Owners,
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::owners::{Cpuset, Irqbalance, IrqbalanceSetup};
+    use crate::model::owners::{Cpuset, Irqbalance, IrqbalanceSetup, Limiter};
     use crate::model::{IrqNumber, Pid, Tid};
     use crate::plan::{IrqTarget, Role, ThreadTarget};
 
@@ -56,10 +56,11 @@ mod tests {
             ..Owners::default()
         };
         let (asked_to, mute) = (running(Ok(setup)), running(Err("no such file".to_owned())));
-        let group = |group: &str| Owners {
-            cpusets: [(Tid(201), Cpuset { cpus: "1".parse().unwrap(), group: group.to_owned() })].into(),
+        let limit = |by: Limiter| Owners {
+            cpusets: [(Tid(201), Cpuset { cpus: "1".parse().unwrap(), by })].into(),
             ..Owners::default()
         };
+        let group = |group: &str| limit(Limiter::Group(group.to_owned()));
         let nobody = Owners::default();
         let libvirt = group(r"/machine.slice/machine-qemu\x2d1\x2dvm1.scope/libvirt/vcpu0");
         let old_libvirt = group("/machine/qemu-1-vm1.libvirt-qemu/vcpu0");
@@ -73,6 +74,7 @@ mod tests {
             (thread(201), "5", "0-3", &libvirt, Owner::KernelManaged),
             (thread(201), "2", "1", &libvirt, Owner::Libvirt),
             (thread(201), "2", "1", &old_libvirt, Owner::Libvirt),
+            (thread(201), "2", "1", &limit(Limiter::LibvirtPin("vcpupin")), Owner::Libvirt),
             (thread(201), "2", "0", &libvirt, Owner::Unknown),
             (thread(202), "2", "1", &libvirt, Owner::Unknown),
             (thread(201), "2", "1", &group("/kubepods.slice/x"), Owner::Kubelet),

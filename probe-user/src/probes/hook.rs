@@ -1,4 +1,4 @@
-//! A hook: an event in the kernel, and the programs that can be attached to it, best first.
+//! A hook: an event in the kernel, or a function that returns, and the programs that can be attached to it, best first.
 //!
 //! Pure: which variants fit a kernel is decided from its facts alone; attaching may still fail and is done elsewhere.
 
@@ -8,11 +8,11 @@ use crate::btf::Param;
 /// An event and the programs for it.
 #[derive(Debug)]
 pub struct Hook {
-    /// `system/event`.
+    /// `system/event`; of a function `fexit/name`.
     pub event: &'static str,
     /// Whether its probe can do without.
     pub role: Role,
-    /// The program for the raw tracepoint, the cheaper way.
+    /// The program for the raw tracepoint, the cheaper way; of a function the only one, which runs when it returns.
     pub raw: Option<Variant>,
     /// The program for the classic tracepoint, whose record is described by `format`.
     pub classic: Option<Variant>,
@@ -62,6 +62,8 @@ pub enum Kind {
     Raw,
     /// `BPF_PROG_TYPE_TRACEPOINT`.
     Classic,
+    /// `BPF_TRACE_FEXIT`: where the kernel can patch its functions, which is not everywhere.
+    Return,
 }
 
 impl Kind {
@@ -71,6 +73,7 @@ impl Kind {
         match self {
             Self::Raw => "raw tracepoint",
             Self::Classic => "tracepoint",
+            Self::Return => "fexit",
         }
     }
 }
@@ -91,11 +94,18 @@ impl Hook {
         self.event.split_once('/').map_or(self.event, |(_, name)| name)
     }
 
+    /// Whether it is no event, but the return of a function.
+    #[must_use]
+    pub fn is_return(&self) -> bool {
+        self.event.starts_with("fexit/")
+    }
+
     /// The programs that fit this kernel, best first; none comes with the reason.
     pub fn candidates(&self, facts: &KernelFacts) -> Result<Vec<Candidate>, String> {
         let mut found = Vec::new();
         let mut reasons = Vec::new();
-        for (kind, variant) in [(Kind::Raw, self.raw), (Kind::Classic, self.classic)] {
+        let first = if self.is_return() { Kind::Return } else { Kind::Raw };
+        for (kind, variant) in [(first, self.raw), (Kind::Classic, self.classic)] {
             let Some(variant) = variant else { continue };
             match facts.objection(self, kind, &variant) {
                 None => found.push(Candidate { kind, program: variant.program }),

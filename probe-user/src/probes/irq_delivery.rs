@@ -1,14 +1,15 @@
 //! `irq_delivery`: the stages of a VF's interrupt on its way into the guest (docs/probes.md).
 
 use super::hook::{self, Variant};
-use super::{Hook, MapReader, Names, Needs, ProbeReport, ProbeSpec, ReadError, Role, vectors};
+use super::{Hook, MapReader, Names, Needs, ProbeReport, ProbeSpec, ReadError, Role, Verdict, vectors};
 use crate::btf::Param;
 use crate::model::topology::Topology;
 use crate::model::{PciAddress, Pid, VcpuId};
 use crate::stats::{Counter, Histogram, Labels, Observability, Series, Snapshot};
 use probe_ebpf::control::Table;
 use probe_ebpf::probes::irq_delivery::{Delivery, STAGES, Slot, Stage};
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use probe_ebpf::signs::Sign;
+use std::collections::BTreeMap;
 
 /// Why stages after the accept are hidden when hardware injects.
 const APICV: &str = "APICv/AVIC delivers without an event";
@@ -52,6 +53,16 @@ pub static SPEC: ProbeSpec = ProbeSpec {
                 "irq_posted_tp",
                 &["REC_PI_IRQ", "REC_PI_VCPU_ID", "REC_PI_VECTOR", "REC_PI_SET"],
             ),
+        },
+        Hook {
+            event: "fexit/irq_set_vcpu_affinity",
+            role: Role::Figure("taken_back"),
+            raw: Some(Variant {
+                program: "irq_affinity_ret",
+                needs: &["VCPU_INFO"],
+                fits: number_and_pointer,
+            }),
+            classic: None,
         },
         Hook {
             event: "kvm/kvm_apicv_inhibit_changed",
@@ -116,6 +127,11 @@ pub static SPEC: ProbeSpec = ProbeSpec {
 fn irte_update_is_known(params: &[Param]) -> bool {
     let pointer = |at: usize| params.get(at).is_some_and(|p| p.type_name.contains('*'));
     matches!((params.len(), pointer(1)), (6, false) | (5, true))
+}
+
+/// (irq, vcpu_info): without these the function is another one.
+fn number_and_pointer(params: &[Param]) -> bool {
+    matches!(params, [irq, info] if irq.type_name == "unsigned int" && info.type_name.ends_with('*'))
 }
 
 fn collect(
@@ -237,11 +253,31 @@ fn accepted_by(topology: &Topology, slot: &Slot, tid: u32, count: u64) -> Option
     Some(Accepted { guest: guest.pid, vf: PciAddress::from_packed(slot.vf), slot: number, vcpu, count })
 }
 
-/// What tells at little cost that something has changed which a controller acts on: one look at each vector.
+/// Which guest has each vector, and how often its interrupt was freed in that guest's hands.
+pub type Freed = BTreeMap<(PciAddress, u16), (Pid, u64)>;
+
+/// How often the interrupts of the vectors of guests in `topology` were freed, as far as the probe has met them: something else
+/// than before when one was made anew, also where it has its old number again.
+///
+/// # Errors
+/// When a map cannot be read.
+pub fn freed(maps: &dyn MapReader, topology: &Topology) -> Result<Freed, ReadError> {
+    let mut all = Freed::new();
+    for index in 0..maps.used(Table::Slots)? {
+        let slot = maps.slot(index)?;
+        let guest = topology.guests.iter().find(|guest| guest.pid.0 == slot.owner);
+        if let (Some(guest), Ok(number)) = (guest, u16::try_from(slot.slot)) {
+            all.insert((PciAddress::from_packed(slot.vf), number), (guest.pid, slot.generation));
+        }
+    }
+    Ok(all)
+}
+
+/// What tells at little cost that something has changed which a controller acts on (`probe_ebpf::signs`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Signs {
-    /// Another number when an interrupt of a VF was freed or came for the first time, or a vCPU's thread entered its guest
-    /// for the first time.
+    /// Another number when an interrupt was enabled, one of a VF was freed or came for the first time, or a vCPU's thread
+    /// entered its guest for the first time.
     pub setups: u64,
     /// Another number when a vector has gone to another vCPU than the time before.
     pub destinations: u64,
@@ -250,18 +286,23 @@ pub struct Signs {
 /// The signs as they are now.
 ///
 /// # Errors
-/// When a map cannot be read.
+/// When the map cannot be read.
 pub fn signs(maps: &dyn MapReader) -> Result<Signs, ReadError> {
-    let slots = maps.used(Table::Slots)?;
-    // Each vCPU's thread takes a place there when it is learned.
-    let mut setups = u64::from(slots) + u64::from(maps.used(Table::Scheds)?);
-    let mut destinations = DefaultHasher::new();
-    for index in 0..slots {
-        let slot = maps.slot(index)?;
-        setups = setups.wrapping_add(slot.generation);
-        slot.last_tid.hash(&mut destinations);
+    Ok(Signs { setups: maps.sign(Sign::Setup)?, destinations: maps.sign(Sign::Destination)? })
+}
+
+/// Why signs are not all that there is to see, so that the host has to be looked at as well; `None` when they are.
+#[must_use]
+pub fn unseen(report: &ProbeReport) -> Option<String> {
+    match &report.verdict {
+        Verdict::Unsupported { reason } | Verdict::NotApplicable { reason } => {
+            Some(format!("{}: {reason}", report.probe))
+        }
+        Verdict::Ready { .. } => {
+            let missing = report.loses("enabler").or_else(|| report.loses("freed"))?;
+            Some(format!("{}: {}", missing.event, missing.reason))
+        }
     }
-    Ok(Signs { setups, destinations: destinations.finish() })
 }
 
 fn slot_labels(names: &Names<'_>, slot: &Slot) -> Labels {

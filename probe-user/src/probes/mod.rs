@@ -16,7 +16,7 @@ pub mod vcpu_sched;
 pub mod vectors;
 pub mod vm_exit;
 
-pub use facts::KernelFacts;
+pub use facts::{Hidden, KernelFacts};
 pub use hook::{Hook, Role, Variant};
 
 use crate::model::path::Paths;
@@ -101,6 +101,11 @@ pub trait MapReader {
     /// # Errors
     /// When the map or the element does not exist.
     fn noise(&self, index: u32) -> Result<probe_ebpf::probes::cpu_noise::NoiseSeries, ReadError>;
+    /// How often a sign was seen.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    fn sign(&self, sign: probe_ebpf::signs::Sign) -> Result<u64, ReadError>;
     /// Who preempted vCPUs, and what that took.
     ///
     /// # Errors
@@ -169,6 +174,9 @@ pub trait MapReader {
     /// When the map cannot be read.
     fn used(&self, table: probe_ebpf::control::Table) -> Result<u32, ReadError>;
 }
+
+/// In place of the process of figures whose process is gone: no process has this number.
+pub const RETIRED: u32 = u32::MAX;
 
 /// A map that could not be read.
 #[derive(Debug, thiserror::Error)]

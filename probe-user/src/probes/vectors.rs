@@ -122,7 +122,7 @@ struct Step {
     before: Option<Evidence>,
     /// Its mode is what can be told without tracing.
     now: Evidence,
-    /// What KVM told the IOMMU last: whether hardware delivers.
+    /// What became of it in the IOMMU last: whether hardware delivers.
     told: Option<bool>,
 }
 
@@ -162,7 +162,7 @@ impl Step {
     }
 }
 
-/// An interrupt of which KVM has told the IOMMU how to deliver it.
+/// An interrupt of which it is known how the IOMMU was told to deliver it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Told {
     /// Its number.
@@ -183,6 +183,7 @@ pub(super) fn told(maps: &dyn MapReader, topology: &Topology) -> Result<Vec<Told
     }
     let threads = maps.vcpus()?;
     let told = posted.into_iter().filter_map(|(irq, posted)| {
+        let set = posted.by_hardware()?;
         let guest = topology.guests.iter().find(|guest| guest.pid.0 == posted.tgid)?;
         let thread = threads
             .iter()
@@ -191,8 +192,9 @@ pub(super) fn told(maps: &dyn MapReader, topology: &Topology) -> Result<Vec<Told
         let vcpu = guest.vcpus.iter().find(|vcpu| Some(vcpu.thread.tid.0) == thread);
         Some(Told {
             irq: IrqNumber(irq),
-            set: posted.set != 0,
-            guest_vector: u8::try_from(posted.vector).ok().filter(|_| posted.set != 0),
+            set,
+            // Named by the event alone.
+            guest_vector: u8::try_from(posted.vector).ok().filter(|_| set && posted.updates > 0),
             vcpu: vcpu.map(|vcpu| vcpu.index),
         })
     });

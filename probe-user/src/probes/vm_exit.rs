@@ -1,13 +1,16 @@
 //! `vm_exit`: why vCPUs leave their guest, how often, and how long the host keeps the CPU (docs/probes.md).
 
-use super::hook::{self, Variant};
+use super::hook::{self, Kind, Variant};
 use super::{
-    Hook, MapReader, Names, Needs, ProbeReport, ProbeSpec, ReadError, Role, exit_names, user_exit_names,
+    Hook, KernelFacts, MapReader, Missing, Names, Needs, ProbeReport, ProbeSpec, ReadError, Role, exit_names,
+    user_exit_names,
 };
 use crate::btf::Param;
 use crate::stats::{Counter, Histogram, Labels, Observability, Series, Snapshot};
 use probe_ebpf::control::Table;
+use probe_ebpf::layout::LAST_GUEST_TSC;
 use probe_ebpf::probes::vm_exit::VcpuExit;
+use probe_ebpf::vcpu::Vcpu;
 use std::collections::BTreeMap;
 
 /// The specification.
@@ -43,6 +46,24 @@ pub(super) fn reason_comes_first(params: &[Param]) -> bool {
     params.len() == 3 && !params[0].type_name.contains('*')
 }
 
+/// Entries on fast paths are counted by `vcpu`'s program for `kvm_entry`, where it gets the vCPU's address and knows what
+/// to read there; else this says why they are not.
+pub fn without_fast_paths(facts: &KernelFacts, vcpu: &ProbeReport) -> Option<Missing> {
+    const EVENT: &str = "kvm/kvm_entry";
+    let raw = |(event, kind): &(String, String)| event == EVENT && kind == Kind::Raw.as_str();
+    let reason = if !vcpu.attached.iter().any(raw) {
+        "its record does not tell the vCPU's address"
+    } else if facts.globals.contains_key(LAST_GUEST_TSC) {
+        return None;
+    } else {
+        facts.unresolved.get(LAST_GUEST_TSC).map_or("not resolved", String::as_str)
+    };
+    Some(Missing { event: EVENT.to_owned(), loses: FAST_PATH.to_owned(), reason: reason.to_owned() })
+}
+
+/// The figure.
+const FAST_PATH: &str = "fastpath";
+
 fn collect(
     maps: &dyn MapReader,
     names: &Names<'_>,
@@ -63,6 +84,9 @@ fn collect(
             *interrupts.entry((labels.clone(), kind)).or_default() += histogram.n();
         }
         labels.insert("reason".into(), exit_names::exit_name(series.isa, series.code));
+        if series.fast > 0 && report.loses(FAST_PATH).is_none() {
+            out.counters.push(counter(FAST_PATH, labels.clone(), series.fast));
+        }
         out.series.push(Series {
             probe: SPEC.name.into(),
             labels,
@@ -77,7 +101,7 @@ fn collect(
     let by_vector = maps.exit_vectors()?;
     for (tid, vcpu) in maps.vcpus()? {
         let labels = vcpu_labels(names, vcpu.tgid, tid, vcpu.vcpu_id);
-        for (key, value) in by_vector.iter().filter(|(key, _)| key.tid == tid) {
+        for (key, value) in by_vector.iter().filter(|(key, _)| key.vcpu == vcpu.index) {
             let mut labels = labels.clone();
             labels.insert("vector".into(), key.vector.to_string());
             out.counters.push(counter("host_vector_exits", labels, *value));
@@ -85,6 +109,25 @@ fn collect(
         add_vcpu(report, &vcpu.exit, outside.remove(&(vcpu.tgid, tid)).unwrap_or_default(), &labels, out);
     }
     Ok(())
+}
+
+/// What belongs to `guest_ns` of a window that has ended, beside what [`SPEC`] collects: time of vCPUs that have not left their
+/// guest since. One that is left alone stays there for seconds.
+///
+/// # Errors
+/// When a map cannot be read.
+pub fn stays(
+    maps: &dyn MapReader,
+    names: &Names<'_>,
+    from_ns: u64,
+    until_ns: u64,
+) -> Result<Vec<Counter>, ReadError> {
+    let stay = |(tid, vcpu): (u32, Vcpu)| {
+        let entered = Some(vcpu.exit.entry_ns).filter(|ns| *ns != 0)?;
+        let within = Some(until_ns.saturating_sub(entered.max(from_ns))).filter(|ns| *ns != 0)?;
+        Some(counter("guest_ns", vcpu_labels(names, vcpu.tgid, tid, vcpu.vcpu_id), within))
+    };
+    Ok(maps.vcpus()?.into_iter().filter_map(stay).collect())
 }
 
 /// A vCPU's time (ns) outside its guest. It follows from the exits' sums, which are exact: nothing is measured twice.
@@ -136,6 +179,32 @@ fn add_vcpu(report: &ProbeReport, exit: &VcpuExit, outside: Outside, labels: &La
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn fast_paths_are_hidden_where_they_cannot_be_known() {
+        for (kind, known, expected) in [
+            (Kind::Raw, true, None),
+            (Kind::Raw, false, Some("no kvm_vcpu.arch.last_guest_tsc in BTF")),
+            (Kind::Classic, true, Some("its record does not tell the vCPU's address")),
+        ] {
+            let mut facts = KernelFacts::default();
+            if known {
+                facts.globals.insert(LAST_GUEST_TSC, 4000);
+            } else {
+                facts.unresolved.insert(LAST_GUEST_TSC, "no kvm_vcpu.arch.last_guest_tsc in BTF".to_owned());
+            }
+            let vcpu = ProbeReport {
+                probe: "vcpu".to_owned(),
+                verdict: super::super::Verdict::Ready { missing: vec![] },
+                attached: vec![("kvm/kvm_entry".to_owned(), kind.as_str().to_owned())],
+            };
+            let missing = without_fast_paths(&facts, &vcpu);
+            assert_eq!(missing.as_ref().map(|m| m.reason.as_str()), expected, "{kind:?} {known}");
+            assert!(
+                missing.is_none_or(|m| (m.loses.as_str(), m.event.as_str()) == ("fastpath", "kvm/kvm_entry"))
+            );
+        }
+    }
 
     #[test]
     fn time_outside_the_guest_is_halted_or_the_hosts() {

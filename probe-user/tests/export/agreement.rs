@@ -12,6 +12,7 @@ use probe_ebpf::{
         vcpu_sched::{Preempted, Preempter, RUNNING, VcpuSched},
         vm_exit::{DIRECT_CODES, ExitSeries, ExitVector, USER_REASONS, VcpuExit},
     },
+    signs::Sign,
     vcpu::{SWITCHES_KEPT, Vcpu},
 };
 use probe_user::{
@@ -61,6 +62,10 @@ impl MapReader for Maps {
         })
     }
 
+    fn sign(&self, _: Sign) -> Result<u64, ReadError> {
+        Ok(1)
+    }
+
     fn delivery(&self, _: u32) -> Result<Delivery, ReadError> {
         Ok(Delivery {
             slot: 0,
@@ -71,7 +76,6 @@ impl MapReader for Maps {
             pending: 1,
             raise_ns: 1,
             accept_ns: 2,
-            asleep: 0,
             service_ns: 0,
             accepted: 7,
             delivered: 4,
@@ -79,7 +83,6 @@ impl MapReader for Maps {
             recovered: 0,
             late_raise_ns: 0,
             late_accept_ns: 0,
-            late_asleep: 0,
             late: 0,
             same_cpu: 3,
             cross_cpu: 4,
@@ -94,7 +97,7 @@ impl MapReader for Maps {
     }
 
     fn posted(&self) -> Result<Vec<(u32, Posted)>, ReadError> {
-        Ok(vec![(33, Posted { set: 1, vcpu_id: 0, vector: 42, tgid: 100, updates: 1 })])
+        Ok(vec![(33, Posted { set: 1, vcpu_id: 0, vector: 42, tgid: 100, updates: 1, irte: 0 })])
     }
 
     fn apicv(&self) -> Result<Vec<(u32, Apicv)>, ReadError> {
@@ -102,11 +105,11 @@ impl MapReader for Maps {
     }
 
     fn exit_vectors(&self) -> Result<Vec<(ExitVector, u64)>, ReadError> {
-        Ok(vec![(ExitVector { tid: 101, vector: 96 }, 7)])
+        Ok(vec![(ExitVector { vcpu: 0, vector: 96 }, 7)])
     }
 
     fn exit(&self, _: u32) -> Result<ExitSeries, ReadError> {
-        Ok(ExitSeries { tgid: 100, tid: 101, vcpu_id: 0, isa: 1, code: 1 })
+        Ok(ExitSeries { tgid: 100, tid: 101, vcpu_id: 0, isa: 1, code: 1, pad: 0, fast: 2 })
     }
 
     fn vcpus(&self) -> Result<Vec<(u32, Vcpu)>, ReadError> {
@@ -115,6 +118,7 @@ impl MapReader for Maps {
             code: 0,
             isa: 1,
             entry_ns: 0,
+            clock: 0,
             guest_ns: 5,
             polled: 1,
             polled_ns: 2,
@@ -123,7 +127,7 @@ impl MapReader for Maps {
             user: [1; USER_REASONS],
             series: [0; DIRECT_CODES],
         };
-        let irq = VcpuIrq { injected: 0, pad: 0, raise_ns: 0, accept_ns: 0, asleep: 0, vectors: [0; 256] };
+        let irq = VcpuIrq { injected: 0, pad: 0, raise_ns: 0, accept_ns: 0, vectors: [0; 256] };
         let sched = VcpuSched {
             state: RUNNING,
             series: 1,
@@ -140,13 +144,16 @@ impl MapReader for Maps {
             Vcpu {
                 tgid: 100,
                 vcpu_id: 0,
-                running: 1,
                 cpu: 2,
                 tid: 101,
+                live: 101,
+                index: 0,
                 returns_seen: 0,
+                pad: 0,
                 kvm: 0,
                 switches: 0,
                 switched_ns,
+                left_ns: [0; SWITCHES_KEPT],
                 exit,
                 irq,
                 sched,
@@ -202,7 +209,7 @@ fn paths() -> Paths {
 }
 
 fn preempter() -> Preempter {
-    Preempter { kernel: 1, comm: *b"kworker/2:1\0\0\0\0\0", tid: 101 }
+    Preempter { kernel: 1, comm: *b"kworker/2:1\0\0\0\0\0", vcpu: 0 }
 }
 
 /// What all probes say when the hooks behind the named figures are missing.

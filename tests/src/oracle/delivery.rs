@@ -30,6 +30,8 @@ pub struct Counted {
     pub coalesced: u64,
     /// Guest entries that carried one.
     pub delivered: u64,
+    /// Guest vectors that it had.
+    pub vectors: BTreeSet<u32>,
     /// Durations by stage (ns).
     pub stages: BTreeMap<&'static str, Vec<u64>>,
 }
@@ -93,6 +95,7 @@ pub fn evaluate(events: &[Event<'_>], guests: &Guests, span: Span) -> BTreeMap<K
                 let counted = out.entry(key.clone()).or_default();
                 counted.raised += 1;
                 counted.accepted += 1;
+                counted.vectors.insert(vector);
                 counted.stages.entry("dispatch").or_default().push(e.ns - raised);
                 let this = Waiting { raised: *raised, accepted: e.ns, asleep, woken: None };
                 match waiting.entry(key.clone()) {
@@ -187,6 +190,7 @@ fn vfio_name(text: &str) -> Option<(u32, String)> {
 mod tests {
     use super::super::{guests, trace};
     use super::*;
+    use probe_ebpf::vcpu::{SWITCHES_KEPT, Then, at_that_time};
 
     const CAPTURE: &str = "\
 <idle>-0 [000] d.h1. 1.000010: irq_handler_entry: irq=38 name=vfio-msix[1](0000:01:10.0)
@@ -218,5 +222,56 @@ CPU 0/KVM-7 [000] d..1. 1.000080: kvm_entry: vcpu 0, rip 0xff
         assert_eq!(counted.stages["inject"], [20_000, 38_000]);
         assert_eq!(counted.stages["delivery"], [40_000, 39_000]);
         assert_eq!(counted.stages["service"], [10_000]);
+    }
+
+    /// Thread 7's vCPU gets an interrupt on another CPU at 50 us and is entered at 80. What its thread did then is the same to
+    /// the oracle, which follows the capture, and to the program, which keeps the times of the last switches.
+    #[test]
+    fn a_wait_is_the_same_to_the_oracle_and_to_the_program() {
+        /// Switch-outs (us), each with the switch-in that follows, and how long the vCPU waited for a CPU (us).
+        type Case = (&'static [(u64, u64)], Option<u64>);
+        let cases: [Case; 8] = [
+            (&[], None),
+            (&[(40, 60)], Some(10)),
+            (&[(40, 60), (62, 64)], Some(10)),
+            // Another interrupt had woken it, and it was switched in just before this one's accept.
+            (&[(40, 49)], None),
+            (&[(40, 51)], Some(1)),
+            // It fell asleep, or was preempted, just before its interrupt came, and just after: a program that looks at its
+            // state some microseconds later finds it asleep both times.
+            (&[(30, 35), (49, 60)], Some(10)),
+            (&[(30, 35), (51, 60)], None),
+            (&[(30, 35), (51, 53), (55, 57)], None),
+        ];
+        for (switches, waited) in cases {
+            let mut events = vec![
+                (20, "CPU 0/KVM-7 [001]", "kvm_entry: vcpu 0, rip 0xff"),
+                (45, "<idle>-0 [000]", "irq_handler_entry: irq=38 name=vfio-msix[1](0000:01:10.0)"),
+                (50, "<idle>-0 [000]", "kvm_apic_accept_irq: apicid 0 vec 38 (Fixed|edge)"),
+                (70, "CPU 0/KVM-7 [001]", "kvm_inj_virq: IRQ 0x26"),
+                (80, "CPU 0/KVM-7 [001]", "kvm_entry: vcpu 0, rip 0xff"),
+            ];
+            let (mut left_ns, mut switched_ns) = ([0; SWITCHES_KEPT], [0; SWITCHES_KEPT]);
+            for (number, (left, switched)) in (1..).zip(switches) {
+                events.push((*left, "CPU 0/KVM-7 [001]", "sched_switch: prev_pid=7 ==> next_pid=0"));
+                events.push((*switched, "<idle>-0 [001]", "sched_switch: prev_pid=0 ==> next_pid=7"));
+                left_ns[number % SWITCHES_KEPT] = left * 1_000;
+                switched_ns[number % SWITCHES_KEPT] = switched * 1_000;
+            }
+            events.sort_unstable();
+            let line = |(us, who, what): &(u64, &str, &str)| format!("{who} d..1. 1.{us:06}: {what}\n");
+            let text: String = events.iter().map(line).collect();
+            let guests = guests::parse("vf vm1 0000:01:10.0\nvcpu vm1 0 7\n").unwrap();
+            let span = Span { from_ns: 0, until_ns: 2_000_000_000 };
+            let out = evaluate(&trace::parse(&text).unwrap(), &guests, span);
+            let (_, counted) = out.first_key_value().unwrap();
+            let wakes = counted.stages.get("wake").cloned().unwrap_or_default();
+            assert_eq!(wakes, Vec::from_iter(waited.map(|us| us * 1_000)), "the oracle, {switches:?}");
+
+            let expected = waited.map_or(Then::Running, |us| Then::WokenAt((50 + us) * 1_000));
+            let count = u64::try_from(switches.len()).unwrap();
+            let then = at_that_time(50_000, count, &left_ns, &switched_ns);
+            assert_eq!(then, expected, "the program, {switches:?}");
+        }
     }
 }

@@ -45,7 +45,11 @@ fn event(line: &str) -> Option<Event<'_>> {
     let mut parts = rest.trim_start().splitn(2, ' ');
     let _flags = parts.next()?;
     let (time, rest) = parts.next()?.trim_start().split_once(": ")?;
-    let (name, text) = rest.split_once(':')?;
+    // A line of the function tracer is `svm_handle_exit <-vcpu_enter_guest`.
+    let (name, text) = match rest.split_once(" <-") {
+        Some((function, caller)) if !function.contains(':') => (function, caller),
+        _ => rest.split_once(':')?,
+    };
     Some(Event { tid, cpu: cpu.parse().ok()?, ns: nanoseconds(time)?, name, text: text.trim_start() })
 }
 
@@ -80,12 +84,14 @@ mod tests {
         let text = "# tracer: nop\n\
              \x20      CPU 0/KVM-221     [000] d.h1.    37.023767: kvm_apic_accept_irq: apicid 0 vec 38 (Fixed|edge)\n\
              \x20         <idle>-0       [001] d..2.    37.023597: sched_switch: prev_pid=0 ==> next_comm=CPU 0/KVM next_pid=221 next_prio=120\n\
+             \x20 CPU 0/KVM-77       [003] .....   100.000000: svm_handle_exit <-vcpu_enter_guest\n\
              \x20 vhost-12-1-77       [003] .....   100.000001: kvm_entry: vcpu 3, rip 0xff\n";
         let events = parse(text).unwrap();
         assert_eq!((events[0].tid, events[0].cpu, events[0].ns), (221, 0, 37_023_767_000));
         assert_eq!((events[0].name, events[0].word("vec")), ("kvm_apic_accept_irq", Some("38")));
         assert_eq!(events[1].value("next_pid"), Some("221"));
-        assert_eq!((events[2].tid, events[2].word("vcpu")), (77, Some("3")));
+        assert_eq!((events[2].name, events[2].text), ("svm_handle_exit", "vcpu_enter_guest"));
+        assert_eq!((events[3].tid, events[3].word("vcpu")), (77, Some("3")));
     }
 
     #[test]

@@ -6,14 +6,15 @@ use super::slow_path::stay_here;
 use aya::maps::{Array, PerCpuArray, PerCpuValues};
 use aya::programs::{RawTracePoint, RawTracePointRunOptions, TestRun as _};
 use probe_ebpf::control::{Table, Window};
-use probe_ebpf::layout::IRQFD_INJECT;
+use probe_ebpf::layout::{IRQFD_INJECT, LAST_GUEST_TSC};
 use probe_ebpf::probes::cpu_noise::{Kind, NoiseCpu};
 use probe_ebpf::probes::irq_delivery::{InIrq, unpack_vector};
 use probe_ebpf::probes::vm_exit::ISA_VMX;
 use probe_user::bpf::facts::read_facts;
 use probe_user::bpf::{Loaded, Sizes};
 use probe_user::host::HostRoot;
-use probe_user::probes::MapReader as _;
+use probe_user::model::topology::Topology;
+use probe_user::probes::{MapReader as _, Names, vm_exit};
 use probe_user::stats::Histogram;
 use std::collections::BTreeMap;
 
@@ -26,27 +27,31 @@ const EXTERNAL_INTERRUPT: u64 = 1;
 const KVM: u64 = 0xdead_0000;
 
 /// A vCPU that this thread runs, and a VF's interrupt, as the programs know them.
-struct Scene {
-    loaded: Loaded,
+pub(super) struct Scene {
+    pub(super) loaded: Loaded,
     /// Where a `struct task_struct` could stand: its thread id is some number of kernel text.
-    task: u64,
+    pub(super) task: u64,
+    /// Where a `struct kvm_vcpu` could stand: its guest's clock is the same number.
+    clock: u64,
 }
 
 impl Scene {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         stay_here();
         let sizes = Sizes { vcpus: 4, slots: 4, deliveries: 4, exits: 8, noise: 8, devices: 1 };
         let root = HostRoot::live();
         let globals = read_facts(&root).globals;
         let loaded = Loaded::detached(&root, sizes).unwrap();
-        let mut scene = Self { loaded, task: globals[IRQFD_INJECT] - globals["OFF_TASK_PID"] };
+        let [task, clock] =
+            ["OFF_TASK_PID", LAST_GUEST_TSC].map(|offset| globals[IRQFD_INJECT] - globals[offset]);
+        let mut scene = Self { loaded, task, clock };
         scene.loaded.open(Window { from_ns: 0, until_ns: u64::MAX }).unwrap();
         let tid = rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs();
         teach_object(scene.loaded.ebpf_mut(), &[tid]);
         scene
     }
 
-    fn run(&mut self, program: &str, args: &[u64]) {
+    pub(super) fn run(&mut self, program: &str, args: &[u64]) {
         let program: &mut RawTracePoint =
             self.loaded.ebpf_mut().program_mut(program).unwrap().try_into().unwrap();
         if program.fd().is_err() {
@@ -63,8 +68,18 @@ impl Scene {
     }
 
     fn enter(&mut self) {
-        change_vcpu(self.loaded.ebpf_mut(), 0, |vcpu| vcpu.kvm = KVM);
-        self.run("vcpu_entry_raw", &[KVM]);
+        self.enter_at(KVM);
+    }
+
+    fn enter_at(&mut self, kvm: u64) {
+        change_vcpu(self.loaded.ebpf_mut(), 0, |vcpu| vcpu.kvm = kvm);
+        self.run("vcpu_entry_raw", &[kvm]);
+    }
+
+    /// An entry after KVM read the guest's clock, which stands still here: it was another one before.
+    fn enter_slowly(&mut self) {
+        change_vcpu(self.loaded.ebpf_mut(), 0, |vcpu| vcpu.exit.clock ^= 1);
+        self.enter_at(self.clock);
     }
 
     /// An exit for a vector of the host, and what its record leaves for the handler.
@@ -80,9 +95,22 @@ impl Scene {
         map.set(0, PerCpuValues::try_from(cpus).unwrap(), 0).unwrap();
     }
 
-    fn lost(&self) -> BTreeMap<String, u64> {
+    pub(super) fn lost(&self) -> BTreeMap<String, u64> {
         let lost = self.loaded.lost().unwrap().into_iter();
         lost.map(|(probe, cause, n)| (format!("{probe}.{cause}"), n)).collect()
+    }
+
+    /// Exits that were followed by a fast path's entry.
+    fn fast(&self) -> u64 {
+        let maps = self.loaded.maps();
+        (0..maps.used(Table::Exits).unwrap()).map(|at| maps.exit(at).unwrap().fast).sum()
+    }
+
+    /// Time from exits to entries (ns).
+    fn outside_ns(&self) -> u64 {
+        let maps = self.loaded.maps();
+        let hists = (0..maps.used(Table::Exits).unwrap()).map(|at| maps.hist("EXIT_HIST", at).unwrap());
+        hists.map(|hist| Histogram::from(&hist).sum()).sum()
     }
 
     /// Exits in histograms.
@@ -121,6 +149,68 @@ fn what_cannot_be_timed_is_counted_and_not_recorded() {
         assert_eq!((scene.recorded(), scene.lost()), (recorded, expected), "case {index}");
         let guest_ns = scene.loaded.maps().vcpus().unwrap()[0].1.exit.guest_ns;
         assert!(guest_ns < LATER, "case {index}: {guest_ns}");
+    }
+}
+
+/// Whether a vCPU leaves its guest before the figures are read or not: of its stay the part within the window counts.
+#[test]
+fn a_stay_in_the_guest_counts_as_far_as_it_lies_in_the_window() {
+    // All of it long ago, by this clock.
+    let (from_ns, until_ns) = (10_000, 20_000);
+    for (entered, expected) in [(0, 0), (5_000, 10_000), (12_000, 8_000), (20_000, 0), (25_000, 0)] {
+        let mut scene = Scene::new();
+        scene.loaded.open(Window { from_ns, until_ns }).unwrap();
+        change_vcpu(scene.loaded.ebpf_mut(), 0, |vcpu| vcpu.exit.entry_ns = entered);
+        let topology = Topology::default();
+        let stays = |scene: &Scene| -> u64 {
+            let names = Names::new(&topology);
+            let stays = vm_exit::stays(&scene.loaded.maps(), &names, from_ns, until_ns).unwrap();
+            stays.iter().map(|stay| stay.value).sum()
+        };
+        let guest_ns = |scene: &Scene| scene.loaded.maps().vcpus().unwrap()[0].1.exit.guest_ns;
+        assert_eq!((stays(&scene), guest_ns(&scene)), (expected, 0), "entered at {entered}");
+        scene.exit(CPUID);
+        assert_eq!((stays(&scene), guest_ns(&scene)), (0, expected), "entered at {entered}, left");
+    }
+}
+
+#[test]
+fn entries_on_a_fast_path_are_told_apart() {
+    type Step = fn(&mut Scene);
+    let leave: Step = |s| s.exit(CPUID);
+    let fast: Step = |s| s.enter_at(s.clock);
+    let slow: Step = Scene::enter_slowly;
+    // What stands there cannot be read.
+    let hidden: Step = Scene::enter;
+    let cases: [(&[Step], u64, u64); 9] = [
+        (&[slow], 0, 0),
+        (&[slow, leave, slow], 1, 0),
+        (&[slow, leave, fast], 1, 1),
+        (&[slow, leave, fast, leave, fast, leave, slow, leave, fast], 4, 3),
+        (&[slow, leave, hidden], 1, 0),
+        (&[slow, leave, hidden, leave, hidden], 2, 0),
+        (&[slow, leave, hidden, leave, fast], 2, 0),
+        // No exit was seen in between.
+        (&[slow, fast], 0, 0),
+        // An entry that the kernel did not show: of two exits the one is in no histogram.
+        (&[slow, leave, leave, fast], 1, 1),
+    ];
+    for (index, (steps, recorded, expected)) in cases.into_iter().enumerate() {
+        let mut scene = Scene::new();
+        for step in steps {
+            step(&mut scene);
+        }
+        assert_eq!((scene.recorded(), scene.fast()), (recorded, expected), "case {index}");
+        // The time in the guest goes on from such an entry as from any other.
+        let exit = scene.loaded.maps().vcpus().unwrap()[0].1.exit;
+        let outside = scene.outside_ns();
+        let entered = exit.entry_ns;
+        assert!(entered > 0 && exit.exit_ns == 0, "case {index}");
+        assert!(
+            exit.guest_ns + outside <= entered,
+            "case {index}: {} + {outside} of {entered}",
+            exit.guest_ns
+        );
     }
 }
 

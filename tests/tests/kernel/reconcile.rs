@@ -7,7 +7,9 @@ use probe_user::{
     app::privileges::CONTROL,
     app::reconcile::{Mode, Observed, ReconcileError, Reconciler},
     apply::StateDir,
+    bpf::Bell,
     host::{HostRoot, parse_allowed_cpus},
+    model::seen::Seen,
     probes::irq_delivery::{Accepted, Signs},
 };
 use std::{
@@ -30,6 +32,14 @@ impl Observed for Nothing {
 
     fn signs(&self) -> Signs {
         Signs::default()
+    }
+
+    fn bell(&self) -> Option<Result<Bell, String>> {
+        Some(Err("no probe runs".to_owned()))
+    }
+
+    fn seen(&self) -> Seen {
+        Seen::default()
     }
 }
 

@@ -42,6 +42,8 @@ fn maps_full_of_guests_that_are_gone_are_made_anew() {
 
     run(&mut observer, "irq_vector_raw", &[IRQ.into(), 96, 2, 5]);
     run(&mut observer, "irq_enabled_raw", &[IRQ.into(), 0, 0, 0]);
+    assert!(matches!(observer.bell(), Some(Ok(_))));
+    assert!(observer.bell().is_none(), "it is given to who asks first");
     let mut next = observer.renewed(&HostRoot::live(), &topology).unwrap();
     drop(observer);
     next.open(None).unwrap();
@@ -50,4 +52,5 @@ fn maps_full_of_guests_that_are_gone_are_made_anew() {
     assert_eq!(topology.guests[0].vfs[0].slots[0].host_vector, Some(96), "seen before");
     let enabler = super::vectors::known_irq(&mut next).enabler;
     assert_eq!(enabler, own);
+    assert!(matches!(next.bell(), Some(Ok(_))), "another one rings from here on");
 }

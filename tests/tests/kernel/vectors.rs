@@ -5,6 +5,7 @@ use super::delivery::{ACTION, IRQ, machine, run, teach, topology, total};
 use super::slow_path::stay_here;
 use kvm_bindings::kvm_msi;
 use kvm_ioctls::VmFd;
+use probe_ebpf::probes::irq_delivery::{Posted, irte};
 use probe_user::app::observe::Observer;
 use probe_user::host::HostRoot;
 use probe_user::model::topology::{DeliveryMode, Slot, Topology};
@@ -13,7 +14,7 @@ use probe_user::probes::vectors::Look;
 use probe_user::stats::{Observability, Snapshot};
 
 /// A guest of this process with an interrupt of its VF, and the programs that know of it.
-fn scene(vcpus: u32, mode: DeliveryMode) -> (Topology, Observer, Vec<u32>) {
+pub(super) fn scene(vcpus: u32, mode: DeliveryMode) -> (Topology, Observer, Vec<u32>) {
     stay_here();
     let own = rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs();
     // Other vCPUs have no thread: nothing but accepts is looked at.
@@ -36,13 +37,13 @@ fn scene(vcpus: u32, mode: DeliveryMode) -> (Topology, Observer, Vec<u32>) {
 }
 
 /// An MSI inside a made-up interrupt of the VF.
-fn interrupt(observer: &mut Observer, vm: &VmFd, msi: kvm_msi) {
+pub(super) fn interrupt(observer: &mut Observer, vm: &VmFd, msi: kvm_msi) {
     run(observer, "irq_entry_raw", &[IRQ.into(), ACTION]);
     assert!(vm.signal_msi(msi).unwrap() > 0, "KVM delivered it");
     run(observer, "irq_exit_raw", &[IRQ.into(), ACTION, 1]);
 }
 
-fn to(apic: u32, vector: u32) -> kvm_msi {
+pub(super) fn to(apic: u32, vector: u32) -> kvm_msi {
     kvm_msi { address_lo: 0xfee0_0000 | apic << 12, data: vector, ..kvm_msi::default() }
 }
 
@@ -177,9 +178,30 @@ fn vectors_and_modes_are_told_as_they_stand() {
     let look = observer.look(&mut topology, &look).unwrap();
     assert_eq!((slot(&topology).guest_vector, slot(&topology).mode), (Some(43), DeliveryMode::Posted));
     update(&mut observer, 0);
-    let mut topology = fresh;
-    observer.look(&mut topology, &look).unwrap();
+    let mut topology = fresh.clone();
+    let look = observer.look(&mut topology, &look).unwrap();
     assert_eq!(slot(&topology).mode, DeliveryMode::Remapped);
+
+    // The event says "posted"; what the function for it left in the IOMMU counts more, once it was seen.
+    for (left, expected, vector) in [
+        (irte::UNSEEN, DeliveryMode::Posted, Some(43)),
+        (irte::REMAPPED, DeliveryMode::Remapped, Some(42)),
+        (irte::POSTED, DeliveryMode::Posted, Some(43)),
+    ] {
+        update(&mut observer, 1);
+        set_irte(&mut observer, left);
+        let mut topology = fresh.clone();
+        observer.look(&mut topology, &look).unwrap();
+        assert_eq!((slot(&topology).mode, slot(&topology).guest_vector), (expected, vector), "{left}");
+    }
+}
+
+/// What the program at the function's return leaves: it cannot be run with arguments of our own.
+fn set_irte(observer: &mut Observer, left: u64) {
+    let map = observer.loaded_mut().ebpf_mut().map_mut("POSTED").unwrap();
+    let mut map: aya::maps::HashMap<_, u32, Posted> = map.try_into().unwrap();
+    let posted = map.get(&IRQ, 0).unwrap();
+    map.insert(IRQ, Posted { irte: left, ..posted }, 0).unwrap();
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! The programs read the vCPU's number through a pointer. They are given the address of a function; what stands there
 //! is taken for the number, and the accepts name the same.
 
-use super::delivery::{ACTION, IRQ, run, teach, topology, total};
+use super::delivery::{ACTION, IRQ, change_vcpu, run, teach, topology, total};
 use probe_ebpf::layout::IRQFD_INJECT;
 use probe_user::app::observe::Observer;
 use probe_user::bpf::facts::read_facts;
@@ -63,6 +63,57 @@ fn after(steps: &[Step]) -> Snapshot {
         }
     }
     panic!("a real interrupt came between the steps each time: {steps:?}");
+}
+
+/// The program for the entry, with the switches of the thread around an accept as we like them.
+#[test]
+fn a_wait_is_told_by_the_times_of_switches() {
+    /// Switch-outs, each with the switch-in that follows (ns from the accept), and n and sum of `wake`.
+    type Case = (&'static [(i64, i64)], (u64, u64));
+    let cases: [Case; 6] = [
+        (&[], (0, 0)),
+        (&[(-10, 7)], (1, 7)),
+        (&[(-10, -5)], (0, 0)),
+        // It was running when its interrupt came, and switched out before anybody could look.
+        (&[(-10, -5), (1, 7)], (0, 0)),
+        (&[(-10, 7), (8, 9)], (1, 7)),
+        (&[(-30, -20), (0, 3)], (1, 3)),
+    ];
+    for (switches, expected) in cases {
+        super::slow_path::stay_here();
+        let pointer = read_facts(&HostRoot::live()).globals[IRQFD_INJECT];
+        let tid = rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs();
+        let topology = topology(&[tid]);
+        let snapshot = (0..20).find_map(|_| {
+            let mut observer = Observer::start(&HostRoot::live(), &topology).unwrap();
+            teach(&mut observer, &[]);
+            observer.open(None).unwrap();
+            run(&mut observer, "vcpu_entry_raw", &[pointer]);
+            let (_, vcpu) = observer.loaded_mut().maps().vcpus().unwrap()[0];
+            run(&mut observer, "irq_entry_raw", &[IRQ.into(), ACTION]);
+            run(&mut observer, "irq_accept_raw", &[vcpu.vcpu_id.into(), 0, 0, VECTOR]);
+            run(&mut observer, "irq_exit_raw", &[IRQ.into(), ACTION, 1]);
+            let accept_ns = observer.loaded_mut().maps().delivery(0).unwrap().accept_ns;
+            run(&mut observer, "irq_inject_raw", &[VECTOR, 0, 0]);
+            change_vcpu(observer.loaded_mut().ebpf_mut(), 0, |vcpu| {
+                vcpu.switches = switches.len() as u64;
+                for (number, (left, switched)) in (1..).zip(switches) {
+                    vcpu.left_ns[number] = accept_ns.checked_add_signed(*left).unwrap();
+                    vcpu.switched_ns[number] = accept_ns.checked_add_signed(*switched).unwrap();
+                }
+            });
+            run(&mut observer, "vcpu_entry_raw", &[pointer]);
+            let snapshot = observer.snapshot(&topology).unwrap();
+            // A real interrupt or switch of this CPU may come between the steps.
+            let whole =
+                total(&snapshot, "userspace", None) == 0 && total(&snapshot, "delivered", Some("0")) == 1;
+            whole.then_some(snapshot)
+        });
+        let snapshot = snapshot.expect("the steps, without a real interrupt between them");
+        let wake = snapshot.series.iter().find(|s| s.labels.get("stage").is_some_and(|name| name == "wake"));
+        let wake = &wake.unwrap().histogram;
+        assert_eq!((wake.n(), wake.sum()), expected, "{switches:?}, lost {:?}", snapshot.lost);
+    }
 }
 
 #[test]

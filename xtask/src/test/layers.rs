@@ -11,6 +11,7 @@ use crate::lab::{Kernel, Lab, suite};
 use crate::packages::{self, Program, is_root};
 use crate::process::{cargo, merged_output};
 use crate::promtool;
+use crate::python;
 use crate::tally::{Tally, parse_libtest};
 use crate::workspace::{TESTS_PACKAGE, Workspace};
 
@@ -36,6 +37,9 @@ pub(crate) enum Outcome {
 const BROWSER: [Program; 2] =
     [Program { name: "chromium", package: "chromium" }, Program { name: "npm", package: "npm" }];
 
+/// Grafana's own model of a dashboard; the number before the `!` is a date.
+const GRAFANA: &str = "grafana-foundation-sdk==1769699998!10.1.0";
+
 /// Test targets of the `tests` package that are layers of their own or belong to the lab.
 const KERNEL_TARGET: &str = "kernel";
 const LAB_TARGET: &str = "lab_eval";
@@ -48,6 +52,7 @@ pub(crate) const LAYERS: &[Layer] = &[
     Layer { name: "clippy", run: clippy },
     Layer { name: "clippy-bpf", run: clippy_bpf },
     Layer { name: "unit", run: unit },
+    Layer { name: "schemas", run: schemas },
     Layer { name: "object", run: object },
     Layer { name: "fixtures", run: fixtures },
     Layer { name: "kernel", run: kernel },
@@ -96,6 +101,19 @@ fn unit(workspace: &Workspace, sink: Sink<'_>) -> Result<Outcome> {
         sink(&format!("{error:#}"));
     }
     libtest(workspace, command.args(["--", "--show-output"]), sink)
+}
+
+/// Dashboards, read by Grafana's own model.
+fn schemas(workspace: &Workspace, sink: Sink<'_>) -> Result<Outcome> {
+    match python::with(workspace, "schemas", GRAFANA) {
+        Ok(python) => one(
+            workspace,
+            "tests/schemas/grafana.py",
+            Command::new(python).arg("tests/schemas/grafana.py"),
+            sink,
+        ),
+        Err(error) => Ok(Outcome::CannotRun(format!("{error:#}"))),
+    }
 }
 
 fn object(workspace: &Workspace, sink: Sink<'_>) -> Result<Outcome> {

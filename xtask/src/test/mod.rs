@@ -19,7 +19,7 @@ use crate::workspace::Workspace;
 /// Arguments of `cargo xtask test`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Only these layers: format, clippy, clippy-bpf, unit, object, fixtures, kernel, lab-6.1, lab-6.12
+    /// Only these layers: format, clippy, clippy-bpf, unit, schemas, object, fixtures, kernel, lab-6.1, lab-6.12
     layers: Vec<String>,
 }
 

@@ -5,6 +5,10 @@
 //! ties the two. Everything else happens in the vCPU's thread. An accept that belongs to no interrupt of a VF (timer,
 //! IPI) is never looked at, so equal vector numbers do not mix.
 
+mod posted;
+
+pub use posted::{Posted, VCPU_INFO_AMD, VCPU_INFO_INTEL, VCPU_INFO_UNKNOWN, irte, irte_after};
+
 /// Stages, in the order of their histograms within a series.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,22 +150,6 @@ pub fn is_device_vector(vector: u32) -> bool {
     0x20 < vector && vector < 0xeb
 }
 
-/// What KVM told the IOMMU last of an interrupt. Key: its Linux number.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Posted {
-    /// 1 = hardware delivers it from then on, 0 = the host takes it.
-    pub set: u32,
-    /// KVM's `vcpu_id` of its target.
-    pub vcpu_id: u32,
-    /// Guest vector.
-    pub vector: u32,
-    /// Process that changed it: the VMM.
-    pub tgid: u32,
-    /// How often it was changed.
-    pub updates: u64,
-}
-
 /// Whether hardware may deliver interrupts to a guest. Key: the VMM's process.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -206,8 +194,6 @@ pub struct Delivery {
     pub raise_ns: u64,
     /// Time of its accept.
     pub accept_ns: u64,
-    /// The vCPU's `switches` at its accept, + 1 when it was not running; 0 when it was.
-    pub asleep: u64,
     /// Guest entry of the interrupt now in service; 0 = none.
     pub service_ns: u64,
     /// Accepts.
@@ -226,8 +212,6 @@ pub struct Delivery {
     pub late_raise_ns: u64,
     /// As `accept_ns`, of that accept.
     pub late_accept_ns: u64,
-    /// As `asleep`, of that accept.
-    pub late_asleep: u64,
     /// 1 = the above are set. KVM clears the IRR bit some instructions before the injection event; an accept in
     /// between finds one pending and yet is a new interrupt, which the next injection shows.
     pub late: u64,
@@ -251,8 +235,6 @@ pub struct VcpuIrq {
     pub raise_ns: u64,
     /// Copied from the series at injection.
     pub accept_ns: u64,
-    /// Copied from the series at injection.
-    pub asleep: u64,
     /// Index + 1 of the series that uses a vector; 0 = none.
     pub vectors: [u16; 256],
 }
@@ -284,10 +266,9 @@ pub struct InIrq {
 
 const _: () = assert!(size_of::<KnownIrq>() == 24);
 const _: () = assert!(size_of::<Slot>() == 96);
-const _: () = assert!(size_of::<Delivery>() == 160);
-const _: () = assert!(size_of::<Posted>() == 24);
+const _: () = assert!(size_of::<Delivery>() == 144);
 const _: () = assert!(size_of::<InIrq>() == 40);
-const _: () = assert!(size_of::<VcpuIrq>() == 32 + 512);
+const _: () = assert!(size_of::<VcpuIrq>() == 24 + 512);
 
 /// Takes `vfio-msix[3](0000:01:10.0)` or `vfio-msi[0](...)` apart: the name that vfio-pci gives its interrupts
 /// (drivers/vfio/pci/vfio_pci_intrs.c). `None` for any other name. `name` may go on after the closing bracket.

@@ -2,6 +2,7 @@
 //!
 //! Values in, values out: counts of accepted interrupts in, destinations out.
 
+use super::watch::TICK;
 use crate::model::topology::Topology;
 use crate::model::{PciAddress, Pid, VcpuId};
 use crate::probes::irq_delivery::Accepted;
@@ -52,6 +53,11 @@ impl Destinations {
     /// two vCPUs still.
     pub(super) fn are_moving(&self, now: Duration) -> bool {
         self.burst.is_some_and(|(began, last)| (last == now || self.several) && now < began + BURST)
+    }
+
+    /// When to read them again: while vectors are moving, soon.
+    pub(super) fn next(&self, now: Duration) -> Option<Duration> {
+        (now < self.eager).then_some(now + TICK)
     }
 
     /// Takes in new counts. Says whether a vector now goes to another vCPU than before, or is known for the first time.

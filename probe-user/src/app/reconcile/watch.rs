@@ -5,15 +5,17 @@ use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
-/// How often the signs are looked at by which the probes tell that something has changed: one map look-up for a vector.
+/// How often at most the host is looked at because of events, and vectors are that are moving.
 pub(super) const TICK: Duration = Duration::from_millis(100);
-/// How often the numbers of interrupts, the online CPUs and the virtual machines are looked at, whatever the signs say: two
-/// folders listed, one line read.
-pub(super) const LOOK: Duration = Duration::from_millis(500);
+/// How often the numbers of interrupts, the online CPUs and the virtual machines are looked at where events of some of
+/// them cannot be heard: two folders listed, one line read. Else they are with everything.
+const LOOK: Duration = Duration::from_millis(500);
 /// How often the settings in force are.
 const SETTINGS: Duration = Duration::from_secs(2);
 /// How often everything is.
 const AUDIT: Duration = Duration::from_secs(10);
+/// What is due so soon is done along, so that one wake-up serves for it.
+const SLACK: Duration = Duration::from_millis(50);
 /// A host that never comes to rest is not waited for longer than this many times the rest that is asked for.
 const RESTLESS: u32 = 6;
 /// The longest wait after failures.
@@ -27,6 +29,15 @@ pub(super) struct Due {
     pub(super) settings: bool,
     audit: bool,
     quiet: bool,
+}
+
+/// What is heard of the host without looking at it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Told {
+    /// What has happened.
+    pub(super) why: Option<&'static str>,
+    /// Whether everything is heard that else is looked at often.
+    pub(super) all: bool,
 }
 
 /// What was seen last, and what has woken the controller since. Times are since the start.
@@ -75,36 +86,58 @@ impl Print {
 }
 
 impl Watch {
-    /// Looks at the host, when it is time to or the sign of what was set up has changed.
-    pub(super) fn look(&mut self, root: &HostRoot, setups: u64, now: Duration, rest: Duration) -> Due {
+    /// Looks at the host, when something was `told` of it, the sign of what was set up has changed, or it is time to.
+    pub(super) fn look(
+        &mut self,
+        root: &HostRoot,
+        setups: u64,
+        told: Told,
+        now: Duration,
+        rest: Duration,
+    ) -> Due {
         let rang = setups != self.print.setups;
-        let print =
-            (rang || self.restless.is_some() || now >= self.next[0]).then(|| Print::read(root, setups));
-        self.see(print, now, rest)
+        // While it is not at rest, each time: what an event announces may come a moment after it.
+        let due = now + SLACK >= self.next[0].min(self.next[2]);
+        let looks = rang || told.why.is_some() || self.restless.is_some() || due;
+        let print = looks.then(|| Print::read(root, setups));
+        self.see(print, told, now, rest)
     }
 
-    fn see(&mut self, print: Option<Print>, now: Duration, rest: Duration) -> Due {
+    fn see(&mut self, print: Option<Print>, told: Told, now: Duration, rest: Duration) -> Due {
         let looked = print.is_some();
         if looked {
-            self.next[0] = now + LOOK;
+            self.next[0] = now + if told.all { AUDIT } else { LOOK };
         }
         let mut due = [false; 2];
         for ((next, due), every) in self.next[1..].iter_mut().zip(&mut due).zip([SETTINGS, AUDIT]) {
-            if now >= *next {
+            if now + SLACK >= *next {
                 (*next, *due) = (now + every, true);
             }
         }
-        if let Some(print) = print.filter(|print| *print != self.print) {
+        let changed = print.filter(|print| *print != self.print).map(|print| {
             self.print = print;
+            "interrupts, CPUs or vCPUs have changed"
+        });
+        if let Some(why) = told.why.or(changed) {
             self.changed = now;
             self.restless.get_or_insert(now);
-            self.wake("interrupts, CPUs or vCPUs have changed");
+            self.wake(why);
             // What failed before may succeed now.
             self.not_before = now;
         }
-        let quiet = now.saturating_sub(self.changed) >= rest
-            || self.restless.is_some_and(|since| now.saturating_sub(since) >= rest.saturating_mul(RESTLESS));
-        Due { looked, settings: due[0], audit: due[1], quiet }
+        Due { looked, settings: due[0], audit: due[1], quiet: now >= self.quiet_at(rest) }
+    }
+
+    /// When the host is at rest, or is waited for no longer.
+    fn quiet_at(&self, rest: Duration) -> Duration {
+        let at_rest = self.changed + rest;
+        self.restless.map_or(at_rest, |since| at_rest.min(since + rest.saturating_mul(RESTLESS)))
+    }
+
+    /// When to look again, if nothing is heard before.
+    pub(super) fn next(&self, rest: Duration) -> Duration {
+        let audit = self.next.into_iter().min().unwrap_or_default();
+        if self.woken.is_none() { audit } else { audit.min(self.quiet_at(rest).max(self.not_before)) }
     }
 
     /// Has the host compared as soon as it is at rest.
@@ -145,7 +178,7 @@ mod tests {
     /// One look half a second after the last.
     fn look(watch: &mut Watch, at: u32, irqs: &[&str]) -> Option<&'static str> {
         let now = LOOK * at;
-        let due = watch.see(Some(print(irqs)), now, LOOK);
+        let due = watch.see(Some(print(irqs)), Told::default(), now, LOOK);
         watch.go(due, now)
     }
 
@@ -176,7 +209,7 @@ mod tests {
     fn rest_as_long_as_asked() {
         let mut watch = Watch::default();
         let mut acts = |at: u32, irq: &str| {
-            let due = watch.see(Some(print(&[irq])), LOOK * at, Duration::from_millis(1200));
+            let due = watch.see(Some(print(&[irq])), Told::default(), LOOK * at, Duration::from_millis(1200));
             watch.go(due, LOOK * at).is_some()
         };
         let acted: Vec<bool> =
@@ -209,7 +242,7 @@ mod tests {
         tree.file("proc/irq/30/smp_affinity", "1\n");
         let mut watch = Watch::default();
         let mut look = |at: u32, setups: u64| {
-            let due = watch.look(&tree.root(), setups, TICK * at, LOOK);
+            let due = watch.look(&tree.root(), setups, Told::default(), TICK * at, LOOK);
             let acts = watch.go(due, TICK * at).is_some();
             if acts {
                 watch.done();
@@ -240,7 +273,7 @@ mod tests {
         let tree = crate::host::fixture::Tree::new();
         let mut watch = Watch::default();
         let mut acts = |at: u32| {
-            let due = watch.look(&tree.root(), 0, LOOK * at, LOOK);
+            let due = watch.look(&tree.root(), 0, Told::default(), LOOK * at, LOOK);
             let acts = watch.go(due, LOOK * at).is_some();
             if acts {
                 watch.done();
@@ -253,5 +286,55 @@ mod tests {
             found.extend([acts(10 * vcpu + 1), acts(10 * vcpu + 2), acts(10 * vcpu + 3)]);
         }
         assert_eq!(found, [false, false, true, false, false, true, false]);
+    }
+
+    const CHANGED: &str = "interrupts, CPUs or vCPUs have changed";
+
+    /// Waits as the controller does: until it is time, or until the events at their times (ms). Gives when it looked, and
+    /// when and why the host was compared.
+    fn run(all: bool, events: &[(u64, &'static str)], until: u64) -> (Vec<u64>, Vec<(u64, &'static str)>) {
+        let (tree, rest) = (crate::host::fixture::Tree::new(), Duration::from_millis(500));
+        tree.file("proc/irq/30/smp_affinity", "1\n");
+        let mut watch = Watch::default();
+        let (mut wakes, mut compared) = (Vec::new(), Vec::new());
+        let mut events = events.iter().copied().peekable();
+        let mut at = 0;
+        while at < until {
+            let now = Duration::from_millis(at);
+            let why = events.next_if(|(event, _)| *event == at).map(|(_, why)| why);
+            let due = watch.look(&tree.root(), 0, Told { why, all }, now, rest);
+            wakes.push(at);
+            if let Some(why) = watch.go(due, now) {
+                compared.push((at, why));
+                watch.done();
+            }
+            let next = u64::try_from(watch.next(rest).as_millis()).unwrap();
+            assert!(next > at, "it would not wait any more after {at} ms");
+            at = events.peek().map_or(next, |(event, _)| next.min(*event));
+        }
+        (wakes, compared)
+    }
+
+    #[test]
+    fn with_events_it_wakes_for_audits_alone() {
+        let (wakes, compared) = run(true, &[], 60_000);
+        let mut expected: Vec<u64> = (0..30).map(|n| n * 2_000).collect();
+        expected.insert(1, 500);
+        assert_eq!(wakes, expected);
+        let audits = [10_000, 20_000, 30_000, 40_000, 50_000].map(|at| (at, "audit"));
+        assert_eq!((compared[0], &compared[1..]), ((500, CHANGED), &audits[..]));
+        // Without them each half second.
+        assert_eq!(run(false, &[], 60_000).0, (0..120).map(|n| n * 500).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn an_event_is_acted_on_when_the_host_is_at_rest() {
+        let (wakes, compared) =
+            run(true, &[(2_100, "a CPU"), (2_300, "another"), (6_000, "a guest")], 15_000);
+        assert_eq!(compared, [(500, CHANGED), (2_800, "a CPU"), (6_500, "a guest"), (10_000, "audit")]);
+        assert_eq!(
+            wakes,
+            [0, 500, 2_000, 2_100, 2_300, 2_800, 4_000, 6_000, 6_500, 8_000, 10_000, 12_000, 14_000]
+        );
     }
 }

@@ -110,7 +110,8 @@ mod tests {
         let mut watch = JournalWatch::new(&state).unwrap();
         let (ended, end) = pipe().unwrap();
         let mut before = stamp(&state);
-        let steps: [(&str, &dyn Fn() -> io::Result<()>, bool); 8] = [
+        type Happens<'a> = &'a dyn Fn() -> io::Result<()>;
+        let steps: [(&str, Happens<'_>, bool); 8] = [
             ("the folder above comes", &|| fs::create_dir(&above), false),
             ("the folder comes", &|| fs::create_dir(&folder), false),
             ("the journal comes", &|| fs::write(&journal, "1\n"), true),

@@ -6,11 +6,13 @@ use super::super::{control, observe::Observer, own_cost};
 use super::ServeError;
 use super::journal::{Stamp, stamp};
 use crate::apply::StateDir;
+use crate::bpf::Bell;
 use crate::export::ledger::Ledger;
 use crate::export::{Began, CountedVf, Figures, Hold, ProbeState, ProbeStatus, Source, SourceError, Status};
 use crate::host::{HostRoot, read_topology, read_vf_counters};
+use crate::model::seen::Seen;
 use crate::model::topology::{Guest, Topology};
-use crate::probes::irq_delivery::{Accepted, Signs};
+use crate::probes::irq_delivery::{Accepted, Freed, Signs};
 use crate::probes::vectors::Look;
 use crate::probes::{ProbeReport, ReadError, Verdict};
 use crate::stats::Snapshot;
@@ -150,7 +152,9 @@ impl Service {
         let began = began(&now.began, &now.topology, &topology, now.looked);
         now.began = began;
         now.looked = looked;
-        let told = now.observer.update(&topology).and_then(|()| now.observer.guard(&topology.promised()));
+        let told = now.observer.forget_gone(&topology);
+        let told = told.and_then(|()| now.observer.update(&topology));
+        let told = told.and_then(|()| now.observer.guard(&topology.promised()));
         if let Err(error) = told {
             tracing::warn!(%error, "the probes were not told of changed guests");
         }
@@ -171,9 +175,25 @@ impl Observed for Service {
         })
     }
 
+    fn freed(&self) -> Freed {
+        let now = self.now();
+        now.observer.freed(&now.topology).unwrap_or_else(|error| {
+            tracing::warn!(%error, "whether interrupts were made anew is not known");
+            Freed::new()
+        })
+    }
+
+    fn bell(&self) -> Option<Result<Bell, String>> {
+        self.now().observer.bell()
+    }
+
     fn signs(&self) -> Signs {
         // What cannot be read changes nothing; the audit sees to it.
         self.now().observer.signs().unwrap_or_default()
+    }
+
+    fn seen(&self) -> Seen {
+        Seen::of(&self.now().topology)
     }
 }
 

@@ -5,12 +5,15 @@ mod screen;
 
 use self::{request::request, screen::Screen};
 use super::paint::Paint;
+use super::policy::LookArgs;
 use super::{Exit, Failure, Globals, compare::Output, duration, failures, plan, print};
 use crate::app::tune::{self, BASELINE, Event, TuneError};
 use crate::app::tuning::{self, ResumeError, Try};
+use crate::app::vectors::Looked;
 use crate::app::{control, record};
 use crate::apply::{ApplyError, StateDir};
 use crate::host::HostRoot;
+use crate::plan::Policy;
 use crate::plan::sweep::Sweep;
 use crate::report::aims::aims;
 use crate::report::assess::{Assessment, Named, assess, pairs_within};
@@ -79,6 +82,8 @@ pub struct Args {
     resume: Option<PathBuf>,
     #[command(flatten)]
     format: Output,
+    #[command(flatten)]
+    look: LookArgs,
     /// Only show what each configuration would change; nothing is run
     #[arg(long, conflicts_with = "resume")]
     dry_run: bool,
@@ -113,11 +118,12 @@ enum Preset {
 pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
     let (root, state) = (HostRoot::live(), StateDir::new(globals.state_dir()));
     if args.dry_run {
-        return dry_run(&root, &state, &request(args, &root)?.tries);
+        return dry_run(globals, args, &root, &state, &request(args, &root)?.tries);
     }
     let (path, mut writer, earlier, request) = match &args.resume {
         Some(path) => {
-            let (writer, session, request) = tuning::resume(&root, path).map_err(resume_failure)?;
+            let (writer, session, mut request) = tuning::resume(&root, path).map_err(resume_failure)?;
+            request.look = args.look.length();
             (path.clone(), writer, Some(session), request)
         }
         None => {
@@ -143,14 +149,14 @@ pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
     let result = super::runtime()?.block_on(session);
     screen.clear();
     drop(writer);
-    if let Err(error) = result {
+    let looked = result.map_err(|error| {
         let begun_here = earlier.is_none();
         if !(begun_here && discard_empty(&path)) && matches!(error, TuneError::Interrupted) {
             eprintln!("go on with `vfprobe tune --resume {}`", path.display());
         }
-        return Err(failure(error));
-    }
-    finish(globals, args, &root, &state, &request.tries, &path)
+        failure(error)
+    })?;
+    finish(globals, args, &root, &state, (&request.tries, &looked), &path)
 }
 
 /// Removes the file of a session that has not a single run: it is of no use to anybody. Says whether it did.
@@ -159,9 +165,17 @@ fn discard_empty(path: &Path) -> bool {
 }
 
 /// The plan of each configuration, made on the host as it is.
-fn dry_run(root: &HostRoot, state: &StateDir, tries: &[Try]) -> Result<Exit, Failure> {
-    for policy in tries.iter().filter_map(Try::policy) {
-        let plan = control::make_plan(root, state, policy).map_err(failures::plan)?;
+fn dry_run(
+    globals: &Globals,
+    args: &Args,
+    root: &HostRoot,
+    state: &StateDir,
+    tries: &[Try],
+) -> Result<Exit, Failure> {
+    let policies: Vec<&Policy> = tries.iter().filter_map(Try::policy).collect();
+    let looked = args.look.look(globals, root, &policies)?;
+    for policy in policies {
+        let plan = control::make_plan(root, state, policy, &looked).map_err(failures::plan)?;
         print(plan::to_text(&plan).as_bytes())?;
     }
     Ok(Exit::Fine)
@@ -194,7 +208,7 @@ fn finish(
     args: &Args,
     root: &HostRoot,
     state: &StateDir,
-    tries: &[Try],
+    (tries, looked): (&[Try], &Looked),
     path: &Path,
 ) -> Result<Exit, Failure> {
     let session = session::read(path).map_err(failures::session)?;
@@ -215,7 +229,7 @@ fn finish(
     let best = conclusion.best.and_then(|name| tries.iter().find(|t| t.name == name));
     match best.filter(|_| args.keep_best) {
         Some(chosen) => {
-            tune::keep(root, state, chosen).map_err(failure)?;
+            tune::keep(root, state, chosen, looked).map_err(failure)?;
             tell(globals, format, &format!("in force {} (undo it with `vfprobe rollback`)\n", chosen.name))?;
         }
         None => tell(globals, format, "in force nothing; the host is as it was\n")?,

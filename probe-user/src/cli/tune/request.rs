@@ -27,6 +27,7 @@ pub(super) fn request(args: &Args, root: &HostRoot) -> Result<TuneRequest, Failu
         seed: args.seed.unwrap_or_else(record::unix_ms),
         loads: loads(args, root, guest)?,
         abort_if: args.abort_if.clone(),
+        look: args.look.length(),
     })
 }
 

@@ -19,7 +19,11 @@ impl<'a> Screen<'a> {
 
     pub(super) fn show(&mut self, event: &Event<'_>) {
         match event {
+            Event::Looking(elapsed) => {
+                self.bar.get_or_insert_with(|| progress::Bar::new(self.globals, "look", None)).at(*elapsed);
+            }
             Event::Begin(place) => {
+                self.clear();
                 let left = remaining(self.began.elapsed(), place);
                 let what = format!("{}/{} {}, {left}", place.number + 1, place.of, name_of(place));
                 self.bar = Some(progress::Bar::new(self.globals, &what, Some(place.load.duration)));

@@ -42,6 +42,13 @@ pub(super) const ROWS: &[Metric] = &[
         &["guest", "vcpu", "vector", "config"],
         "VM exits by a host interrupt, by its APIC vector; absent where the processor does not tell it (AMD)",
     ),
+    exit(
+        "vfprobe_vm_exit_fastpath_total",
+        "fastpath",
+        Unit::None,
+        &["guest", "vcpu", "reason", "config"],
+        "VM exits after which KVM entered the guest again on a fast path, with interrupts still off; they are also among the exits by reason",
+    ),
     exit("vfprobe_vcpu_guest_seconds_total", "guest_ns", Unit::Seconds, VCPU, "Time in guest mode"),
     exit(
         "vfprobe_vcpu_host_seconds_total",

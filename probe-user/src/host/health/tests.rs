@@ -3,7 +3,7 @@
 use super::*;
 use crate::host::{
     Posting,
-    fixture::{LAB, LARGE, Tree, generate},
+    fixture::{ICE, IXGBE, LAB, LARGE, Large, MLX5, Tree, generate},
 };
 
 /// A host on which everything is as it should be: the lab's, made whole.
@@ -187,9 +187,11 @@ fn a_large_host_shows_shared_cores_and_far_nodes() {
         examine(facts).into_iter().filter(|f| f.check == check).map(|f| f.found).collect()
     };
     // Guests 0-31 run on node 0, their VFs are on node 1.
-    let far = of(&facts, "NUMA");
-    assert_eq!(far.len(), 32);
-    assert_eq!(far[0], "VF 0000:3b:10.0 is on node 1, no vCPU of vm0 may run there");
+    for card in [IXGBE, ICE, MLX5] {
+        let far = of(&read_health(&generate(&Large { card, ..LARGE }).root()), "NUMA");
+        assert_eq!(far.len(), 32, "{}", card.driver);
+        assert_eq!(far[0], format!("VF {} is on node 1, no vCPU of vm0 may run there", card.vf(0)));
+    }
     // The four vCPUs of each guest are pinned to one CPU, its sibling is free; those of guest 0 are taken apart.
     let pins = of(&facts, "pins");
     assert!(pins.contains(&"vCPUs vm0/0, vm0/1, vm0/2, vm0/3 are pinned to CPU 0".to_owned()), "{pins:?}");

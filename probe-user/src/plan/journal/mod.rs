@@ -47,8 +47,8 @@ pub struct Journal {
     pub valid_len: usize,
     /// Number of whole records: the number of the next line.
     pub lines: u64,
-    /// Number of damaged lines that were passed over (only by [`Journal::salvage`]).
-    pub damaged: u64,
+    /// Damaged lines that were passed over, counted from 1 (only by [`Journal::salvage`]). Each may have been a step.
+    pub damaged: Vec<u64>,
     /// Whether a torn last record follows the valid part.
     pub torn: bool,
     /// Whether everything is being undone: `rollback` was begun and not finished.
@@ -126,7 +126,7 @@ impl Journal {
             let record = line.strip_suffix(b"\n").and_then(|text| decode(journal.lines, text));
             let number = journal.lines + 1;
             let outcome = match record {
-                Some(record) => journal.add(record).map_err(|fault| fault.at(number)),
+                Some(record) => journal.add(record, lenient).map_err(|fault| fault.at(number)),
                 None if last => {
                     journal.torn = true;
                     return Ok(journal);
@@ -136,7 +136,7 @@ impl Journal {
             match outcome {
                 Ok(()) => {}
                 Err(error @ JournalError::Format(_)) => return Err(error),
-                Err(_) if lenient => journal.damaged += 1,
+                Err(_) if lenient => journal.damaged.push(number),
                 Err(error) => return Err(error),
             }
             journal.lines = number;
@@ -145,7 +145,8 @@ impl Journal {
         Ok(journal)
     }
 
-    fn add(&mut self, record: Record) -> Result<(), Fault> {
+    /// With `gaps`, steps before a step may be missing.
+    fn add(&mut self, record: Record, gaps: bool) -> Result<(), Fault> {
         if let Record::Begin(begin) = record {
             if begin.format != JOURNAL_FORMAT {
                 return Err(Fault::Format(begin.format));
@@ -169,7 +170,7 @@ impl Journal {
         match record {
             Record::Begin(_) => {}
             Record::Step { n, step } => {
-                if n != next {
+                if n < next || (n > next && !gaps) {
                     return Err(Fault::Misplaced(format!("step {n} where step {next} is due")));
                 }
                 current.entries.push(Entry { n, step, state: EntryState::Begun });
@@ -242,6 +243,12 @@ impl Journal {
         skipped.collect()
     }
 
+    /// Targets that were written to and have gone since, or been made anew.
+    pub fn released(&self) -> impl Iterator<Item = TargetKey> + '_ {
+        let entries = self.open().flat_map(|t| &t.entries);
+        entries.filter(|e| e.state == EntryState::Released).map(|e| e.step.target.key())
+    }
+
     /// Targets that the kernel refused to move.
     pub fn immovable(&self) -> impl Iterator<Item = TargetKey> + '_ {
         self.open()
@@ -285,6 +292,7 @@ mod tests {
             config: "own".to_owned(),
             guests: vec!["vm1".to_owned()],
             guarded: CpuId(2).into(),
+            kept_by: None,
             irqs: Vec::new(),
         })
     }
@@ -358,7 +366,15 @@ mod tests {
         bytes[third + 20] ^= 1;
         assert_eq!(Journal::parse(&bytes), Err(JournalError::Damaged { line: 3, offset: third }));
         let salvaged = Journal::salvage(&bytes).unwrap();
-        assert_eq!((salvaged.damaged, salvaged.standing().len()), (1, 1));
+        assert_eq!((salvaged.standing().len(), salvaged.damaged), (1, vec![3]));
+
+        // What follows a step that is lost is not lost with it.
+        let mut bytes = whole.clone().into_bytes();
+        let second = whole.find('\n').unwrap() + 1;
+        bytes[second + 20] ^= 1;
+        let salvaged = Journal::salvage(&bytes).unwrap();
+        let targets: Vec<_> = salvaged.standing().into_iter().flat_map(|item| item.steps).collect();
+        assert_eq!((salvaged.transactions[0].applied, salvaged.damaged, targets), (true, vec![2], vec![1]));
 
         let without_second: String =
             whole.lines().enumerate().filter(|(i, _)| *i != 1).map(|(_, l)| format!("{l}\n")).collect();

@@ -71,6 +71,9 @@ pub struct Begin {
     pub guests: Vec<String>,
     /// CPUs promised to vCPUs.
     pub guarded: CpuSet,
+    /// The policy file that a service keeps; `None` when somebody has applied it, and in journals of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_by: Option<String>,
     /// Interrupts with their handlers, when the default mask is going to be written: those that are not among them
     /// later have come under that mask.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

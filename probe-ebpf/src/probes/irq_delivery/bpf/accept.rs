@@ -5,6 +5,7 @@ use super::{DELIVERIES, DELIVERY_IDS, SLOTS, generation, record, renew};
 use crate::control::{Lost, Table};
 use crate::kernel::{SEEN, cpu, element, lost, next_index, now, offsets, read_record};
 use crate::probes::irq_delivery::{Delivery, DeliveryKey, Slot, Stage};
+use crate::signs::{Sign, sign};
 use crate::vcpu::{self, Vcpu};
 use aya_ebpf::{
     macros::raw_tracepoint,
@@ -54,20 +55,11 @@ fn accept(vcpu_id: u32, vector: u8) {
         delivery.cross_cpu += 1;
     }
     record(series, Stage::Dispatch, irq.raise_ns, ns);
-    // SAFETY: a valid reference; volatile because the vCPU's CPU writes them meanwhile.
-    let (running, switches) = unsafe {
-        (
-            core::ptr::read_volatile(&raw const vcpu.running),
-            core::ptr::read_volatile(&raw const vcpu.switches),
-        )
-    };
-    let asleep = if running == 0 { switches + 1 } else { 0 };
     if delivery.pending != 0 {
         delivery.coalesced += 1;
         if delivery.late == 0 {
             delivery.late_raise_ns = irq.raise_ns;
             delivery.late_accept_ns = ns;
-            delivery.late_asleep = asleep;
             delivery.late = 1;
         }
         return;
@@ -75,7 +67,6 @@ fn accept(vcpu_id: u32, vector: u8) {
     delivery.late = 0;
     delivery.raise_ns = irq.raise_ns;
     delivery.accept_ns = ns;
-    delivery.asleep = asleep;
     // SAFETY: a valid reference; volatile, so that it stays the last of these writes.
     unsafe { core::ptr::write_volatile(&raw mut delivery.pending, 1) };
 }
@@ -86,7 +77,7 @@ fn series_of(slot_index: u32, slot: &mut Slot, vcpu_id: u32) -> Option<(u32, &'s
     if slot.last_tid != 0
         && slot.last_vcpu_id == vcpu_id
         && let Some(vcpu) = vcpu::at(slot.last_vcpu)
-        && vcpu.tid == slot.last_tid
+        && vcpu.live == slot.last_tid
         && vcpu.tgid == slot.owner
         && vcpu.vcpu_id == vcpu_id
     {
@@ -103,6 +94,9 @@ fn series_of(slot_index: u32, slot: &mut Slot, vcpu_id: u32) -> Option<(u32, &'s
         Some(index) => *index,
         None => new_series(key, vcpu)?,
     };
+    if slot.last_tid != tid {
+        sign(Sign::Destination);
+    }
     slot.last_vcpu_id = vcpu_id;
     slot.last_tid = tid;
     slot.last_vcpu = vcpu_index;

@@ -9,6 +9,7 @@ use crate::kernel::{
 use crate::probes::irq_delivery::{
     InIrq, KnownIrq, NAME_LEN, SlotKey, SlotName, is_device_vector, parse_name,
 };
+use crate::signs::{Sign, sign};
 use crate::vcpu;
 use aya_ebpf::{
     helpers::generated::bpf_probe_read_kernel_str,
@@ -174,6 +175,7 @@ fn new_slot(key: SlotKey) -> u32 {
     if element(&SLOTS, index).is_none() || SLOT_IDS.insert(key, index, 0).is_err() {
         return NONE;
     }
+    sign(Sign::Setup);
     index
 }
 

@@ -3,13 +3,17 @@
 //! user space asks.
 
 use super::{KNOWN_IRQS, SLOTS};
-use crate::kernel::{SEEN, cpu, current, element, global, offsets, read, read_field, read_record};
-use crate::probes::irq_delivery::{Apicv, BY_EXIT, IRQ_NUMBERS, KnownIrq, Posted, VECTORS, pack_vector};
+use crate::control::Lost;
+use crate::kernel::{SEEN, cpu, current, element, global, lost, offsets, read, read_field, read_record};
+use crate::probes::irq_delivery::{
+    Apicv, BY_EXIT, IRQ_NUMBERS, KnownIrq, Posted, VCPU_INFO_UNKNOWN, VECTORS, irte, irte_after, pack_vector,
+};
+use crate::signs::{Sign, sign};
 use crate::vcpu;
 use aya_ebpf::{
-    macros::{map, raw_tracepoint},
+    macros::{fexit, map, raw_tracepoint},
     maps::{Array, HashMap},
-    programs::{RawTracePointContext, TracePointContext},
+    programs::{FExitContext, RawTracePointContext, TracePointContext},
 };
 
 /// Vector and CPU of each interrupt (`pack_vector`).
@@ -27,11 +31,15 @@ static POSTED: HashMap<u32, Posted> = HashMap::with_max_entries(64, 0);
 #[map]
 static APICV: HashMap<u32, Apicv> = HashMap::with_max_entries(64, 0);
 
-offsets!(OFF_IRQ_DESC_IRQ, REC_PI_IRQ, REC_PI_VCPU_ID, REC_PI_VECTOR, REC_PI_SET);
+offsets!(OFF_IRQ_DESC_IRQ, OFF_AMD_PI_GUEST_MODE, REC_PI_IRQ, REC_PI_VCPU_ID, REC_PI_VECTOR, REC_PI_SET);
 
 /// 1 when the raw tracepoint `kvm_pi_irte_update` passes a vCPU's address instead of its number, else 0.
 #[unsafe(no_mangle)]
 static PI_PASSES_VCPU: u32 = 0;
+
+/// Whose structure `vcpu_info` is (`VCPU_INFO_...`).
+#[unsafe(no_mangle)]
+static VCPU_INFO: u32 = VCPU_INFO_UNKNOWN;
 
 // match-proto:v5.15:arch/x86/include/asm/trace/irq_vectors.h:vector_config(unsigned int irq, unsigned int vector, unsigned int cpu, unsigned int apicdest)
 #[raw_tracepoint(tracepoint = "vector_config")]
@@ -71,6 +79,7 @@ fn irq_enabled_raw(ctx: RawTracePointContext) -> i32 {
         // Also what is no VF's is looked at again: a handler may get the memory of the one before.
         *known = KnownIrq { action: 0, dev_id: 0, slot: 0, enabler };
     }
+    sign(Sign::Setup);
     0
 }
 
@@ -87,6 +96,7 @@ fn irq_freed_raw(ctx: RawTracePointContext) -> i32 {
         && let Some(slot) = element(&SLOTS, known.slot - 1)
     {
         slot.generation += 1;
+        sign(Sign::Setup);
     }
     *known = KnownIrq { action: 0, dev_id: 0, slot: 0, enabler: 0 };
     0
@@ -123,13 +133,43 @@ fn irq_posted_tp(ctx: *mut core::ffi::c_void) -> u32 {
 
 #[inline(always)]
 fn posted(irq: u32, vcpu_id: u32, vector: u32, set: bool) {
-    let (tgid, _) = current();
+    let before = told(irq);
+    keep(irq, Posted { set: u32::from(set), vcpu_id, vector, updates: before.updates + 1, ..before });
+}
+
+#[inline(always)]
+fn keep(irq: u32, told: Posted) {
+    if POSTED.insert(irq, told, 0).is_err() {
+        lost(Lost::PostedFull);
+    }
+}
+
+/// What is known of an interrupt's entry in the IOMMU so far. KVM's work queue may be the one that takes an interrupt back:
+/// the VMM is whoever was the first to speak of it.
+#[inline(always)]
+fn told(irq: u32) -> Posted {
     // SAFETY: a copy; torn at worst between two changes of one interrupt, which KVM makes under a lock.
-    let updates = match unsafe { POSTED.get(irq) } {
-        Some(before) => before.updates + 1,
-        None => 1,
-    };
-    let _ = POSTED.insert(irq, Posted { set: u32::from(set), vcpu_id, vector, tgid, updates }, 0);
+    match unsafe { POSTED.get(irq) } {
+        Some(before) => *before,
+        None => {
+            let (tgid, _) = current();
+            Posted { set: 0, vcpu_id: u32::MAX, vector: 0, tgid, updates: 0, irte: irte::UNSEEN }
+        }
+    }
+}
+
+// match-proto:v5.15:kernel/irq/manage.c:int irq_set_vcpu_affinity(unsigned int irq, void *vcpu_info)
+// At its return, when the IOMMU's driver has done what it can and said so in `vcpu_info`. On x86 only KVM calls it.
+#[fexit(function = "irq_set_vcpu_affinity")]
+fn irq_affinity_ret(ctx: FExitContext) -> i32 {
+    let (irq, info) = (ctx.arg::<u32>(0), ctx.arg::<u64>(1));
+    // What the function returned stands behind its arguments; the helper for it is younger than 5.15.
+    let returned = ctx.arg::<i32>(2);
+    let guest_mode = read_field::<u8>(info, &OFF_AMD_PI_GUEST_MODE).map(|mode| mode != 0);
+    let before = told(irq);
+    let left = irte_after(before.irte, returned, info, global(&VCPU_INFO), guest_mode);
+    keep(irq, Posted { irte: left, ..before });
+    0
 }
 
 // match-proto:v6.1:arch/x86/kvm/trace.h:kvm_apicv_inhibit_changed(int reason, bool set, unsigned long inhibits)
@@ -142,7 +182,9 @@ fn irq_inhibit_raw(ctx: RawTracePointContext) -> i32 {
         Some(before) => before.changes + 1,
         None => 1,
     };
-    let _ = APICV.insert(tgid, Apicv { inhibits: ctx.arg(2), changes }, 0);
+    if APICV.insert(tgid, Apicv { inhibits: ctx.arg(2), changes }, 0).is_err() {
+        lost(Lost::ApicvFull);
+    }
     0
 }
 

@@ -4,7 +4,7 @@ use super::{DELIVERIES, generation, record, renew};
 use crate::control::Lost;
 use crate::kernel::{SEEN, current, element, global, lost, now, offsets, read_record};
 use crate::probes::irq_delivery::Stage;
-use crate::vcpu::{self, SWITCHES_KEPT, Vcpu};
+use crate::vcpu::{self, Then, Vcpu};
 use aya_ebpf::{
     macros::raw_tracepoint,
     programs::{RawTracePointContext, TracePointContext},
@@ -59,13 +59,11 @@ fn inject(vector: u32, reinjected: bool) {
     if unsafe { core::ptr::read_volatile(&raw const delivery.pending) } != 0 {
         vcpu.irq.raise_ns = delivery.raise_ns;
         vcpu.irq.accept_ns = delivery.accept_ns;
-        vcpu.irq.asleep = delivery.asleep;
         // From here on an accept is a new interrupt: KVM moved the vector from IRR to ISR.
         delivery.pending = 0;
     } else if delivery.late != 0 {
         vcpu.irq.raise_ns = delivery.late_raise_ns;
         vcpu.irq.accept_ns = delivery.late_accept_ns;
-        vcpu.irq.asleep = delivery.late_asleep;
         delivery.late = 0;
         delivery.recovered += 1;
     } else {
@@ -93,16 +91,13 @@ pub(crate) fn on_entry(vcpu: &mut Vcpu, ns: u64) {
     delivery.service_ns = ns;
     record(series, Stage::Delivery, vcpu.irq.raise_ns, ns);
     let mut from = vcpu.irq.accept_ns;
-    if vcpu.irq.asleep != 0 {
-        // `asleep` is the number of the switch-in that ended the wait.
-        let missed = vcpu.switches.wrapping_sub(vcpu.irq.asleep);
-        if missed >= SWITCHES_KEPT as u64 {
-            lost(Lost::WakeUnknown);
-        } else if let Some(woken) = vcpu.switched_ns.get(vcpu.irq.asleep as usize & (SWITCHES_KEPT - 1)) {
-            let woken = *woken;
+    match vcpu::at_that_time(from, vcpu.switches, &vcpu.left_ns, &vcpu.switched_ns) {
+        Then::Running => {}
+        Then::WokenAt(woken) => {
             record(series, Stage::Wake, from, woken);
-            from = from.max(woken);
+            from = woken;
         }
+        Then::Unknown => lost(Lost::WakeUnknown),
     }
     record(series, Stage::Inject, from, ns);
 }

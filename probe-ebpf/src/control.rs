@@ -79,11 +79,15 @@ pub enum Lost {
     NoiseNegative = 25,
     /// The guest was left although no entry was seen since it was left before; the former exit is not recorded.
     EntryUnseen = 26,
+    /// No room for another interrupt that hardware may deliver.
+    PostedFull = 27,
+    /// No room for another guest whose hardware delivery was inhibited.
+    ApicvFull = 28,
 }
 
 impl Lost {
     /// All causes, by index: the probe that loses, and the word used in labels.
-    pub const ALL: [(Self, &'static str, &'static str); 27] = [
+    pub const ALL: [(Self, &'static str, &'static str); 29] = [
         (Self::IrqBeyondTable, "irq_delivery", "irq_number_beyond_table"),
         (Self::IrqNameUnreadable, "irq_delivery", "irq_name_unreadable"),
         (Self::SlotsFull, "irq_delivery", "slots_full"),
@@ -111,6 +115,8 @@ impl Lost {
         (Self::SchedNegative, "vcpu_sched", "negative_interval"),
         (Self::NoiseNegative, "cpu_noise", "negative_interval"),
         (Self::EntryUnseen, "vm_exit", "entry_unseen"),
+        (Self::PostedFull, "irq_delivery", "posted_full"),
+        (Self::ApicvFull, "irq_delivery", "apicv_full"),
     ];
 }
 

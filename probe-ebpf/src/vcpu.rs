@@ -19,6 +19,10 @@ pub struct Vcpu {
     pub cpu: u32,
     /// The thread; 0 = not in use.
     pub tid: u32,
+    /// The same for as long as the thread lives; 0 = it has ended, and another one may have its number.
+    pub live: u32,
+    /// Its index in `VCPUS`, which no other thread gets: keys of what is counted by vCPU.
+    pub index: u32,
     /// 1 = a return to the VMM has been seen, and so every later one will be.
     pub returns_seen: u32,
     /// Unused.
@@ -59,7 +63,7 @@ unsafe impl aya::Pod for VcpuKey {}
 
 const _: () = assert!(
     size_of::<Vcpu>()
-        == 40 + 16 * SWITCHES_KEPT + size_of::<VcpuExit>() + size_of::<VcpuIrq>() + size_of::<VcpuSched>()
+        == 48 + 16 * SWITCHES_KEPT + size_of::<VcpuExit>() + size_of::<VcpuIrq>() + size_of::<VcpuSched>()
 );
 
 /// What a vCPU's thread did when an interrupt was accepted for it.
@@ -119,7 +123,7 @@ mod bpf {
     #[map]
     static VCPUS: Array<Vcpu> = Array::with_max_entries(64, 0);
 
-    /// Thread id to its index in `VCPUS`. A thread keeps its index for as long as the maps live.
+    /// Thread id to its index in `VCPUS`, for as long as the thread lives.
     #[map]
     static VCPU_IDS: HashMap<u32, u32> = HashMap::with_max_entries(64, 0);
 
@@ -135,7 +139,8 @@ mod bpf {
     #[map]
     static VCPU_ZERO: Array<Vcpu> = Array::with_max_entries(1, 0);
 
-    /// One byte per low 16 bits of a thread id: "may be a vCPU". Spares a hash look-up on nearly every switch.
+    /// One byte per low 16 bits of a thread id: "may be a vCPU". Spares a hash look-up on nearly every switch. It stays set
+    /// when the thread ends, as other vCPUs may share it; a look-up more is all that this costs.
     #[map]
     static VCPU_HINT: Array<[u8; HINTS]> = Array::with_max_entries(1, 0);
 
@@ -187,6 +192,26 @@ mod bpf {
         at(index)
     }
 
+    /// As `of_thread_here`, at a switch. What the CPU remembers may be a thread of the same number that has ended since;
+    /// it is forgotten here, so that what the thread does on the CPU until the next switch need not ask.
+    #[inline(always)]
+    fn of_thread_at_switch(tid: u32) -> Option<&'static mut Vcpu> {
+        let vcpu = of_thread_here(tid)?;
+        if vcpu.live == tid {
+            return Some(vcpu);
+        }
+        forget_here();
+        of_thread(tid).map(|(_, vcpu)| vcpu)
+    }
+
+    #[inline(always)]
+    fn forget_here() {
+        if let Some(here) = own_element(&HERE) {
+            // SAFETY: as in `of_thread_here`.
+            unsafe { core::ptr::write_volatile(&raw mut *here, 0) };
+        }
+    }
+
     /// The thread that runs a guest's vCPU.
     #[inline(always)]
     pub(crate) fn thread_of(tgid: u32, vcpu_id: u32) -> Option<u32> {
@@ -225,14 +250,15 @@ mod bpf {
         read_field(vcpu, &OFF_KVM_VCPU_ID)
     }
 
-    /// Makes the vCPU known, or refreshes an entry that a former thread of the same number left.
+    /// Makes the vCPU known, or refreshes its thread's entry when that ran another one before.
     #[inline(never)]
     fn learn(tid: u32, tgid: u32, vcpu_id: u32, ns: u64) -> u32 {
         let Some(zero) = VCPU_ZERO.get(0) else { return 0 };
         // SAFETY: values are u32 that are written whole. A reference, not a copy: see `irq_delivery`'s `slot_of`.
         let index = match unsafe { VCPU_IDS.get(tid) } {
-            Some(index) => *index,
-            None => next_index(Table::Vcpus),
+            Some(index) if at(*index).is_some_and(|vcpu| vcpu.tgid == tgid) => *index,
+            // Also where the end of a former thread of this number was not seen: what it counted stays its own.
+            _ => next_index(Table::Vcpus),
         };
         if VCPUS.set(index, zero, 0).is_err()
             || VCPU_IDS.insert(tid, index, 0).is_err()
@@ -243,11 +269,14 @@ mod bpf {
         }
         if let Some(vcpu) = at(index) {
             vcpu.tid = tid;
+            vcpu.live = tid;
+            vcpu.index = index;
             vcpu.tgid = tgid;
             vcpu.vcpu_id = vcpu_id;
             vcpu.cpu = crate::kernel::cpu();
             vcpu_sched::bpf::learn(vcpu, ns);
         }
+        forget_here();
         if let Some(hints) = element(&VCPU_HINT, 0)
             && let Some(hint) = hints.get_mut(tid as usize & (HINTS - 1))
         {
@@ -255,6 +284,33 @@ mod bpf {
         }
         sign(Sign::Setup);
         1
+    }
+
+    /// A vCPU's thread has run for the last time. Its figures stay; its number does not mean it any more.
+    #[inline(never)]
+    fn end(vcpu: &mut Vcpu) -> u32 {
+        let (tid, key) = (vcpu.tid, VcpuKey { tgid: vcpu.tgid, vcpu_id: vcpu.vcpu_id });
+        vcpu.live = 0;
+        vcpu.kvm = 0;
+        vcpu_sched::bpf::ended(vcpu);
+        forget_here();
+        let _ = VCPU_IDS.remove(tid);
+        // SAFETY: a copy of a u32 that is written whole.
+        if unsafe { VCPU_TIDS.get(key) }.is_some_and(|present| *present == tid) {
+            let _ = VCPU_TIDS.remove(key);
+        }
+        0
+    }
+
+    /// How a thread leaves its CPU.
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    enum Parting {
+        /// It could go on.
+        Runnable,
+        /// It sleeps.
+        Asleep,
+        /// It has ended.
+        Ended,
     }
 
     /// `kvm`: address of the `struct kvm_vcpu`, 0 when only its number is known. `vcpu_id` is asked where the address is
@@ -267,7 +323,7 @@ mod bpf {
             known => {
                 let Some(vcpu_id) = vcpu_id() else { return };
                 let vcpu = match known {
-                    Some(vcpu) if vcpu.tgid == tgid && vcpu.vcpu_id == vcpu_id => vcpu,
+                    Some(vcpu) if vcpu.live == tid && vcpu.tgid == tgid && vcpu.vcpu_id == vcpu_id => vcpu,
                     _ => {
                         if learn(tid, tgid, vcpu_id, ns) == 0 {
                             return;
@@ -306,7 +362,7 @@ mod bpf {
 
     /// `next_task`: address of the next thread's `task_struct`, 0 when only its number is known.
     #[inline(always)]
-    fn on_switch(next: u32, next_task: u64, runnable: impl FnOnce() -> bool) {
+    fn on_switch(next: u32, next_task: u64, parting: impl FnOnce() -> Parting) {
         // In sched_switch the current task is still the previous one.
         let (_, prev) = current();
         let (was, is) = (may_be_vcpu(prev), may_be_vcpu(next));
@@ -314,19 +370,23 @@ mod bpf {
             return;
         }
         let ns = now();
-        if was && let Some(vcpu) = of_thread_here(prev) {
+        if was && let Some(vcpu) = of_thread_at_switch(prev) {
             let next_in = vcpu.switches.wrapping_add(1) as usize & (SWITCHES_KEPT - 1);
             if let Some(place) = vcpu.left_ns.get_mut(next_in) {
                 *place = ns;
             }
-            vcpu_sched::bpf::switched_out(vcpu, runnable(), next_task, ns);
+            let parting = parting();
+            vcpu_sched::bpf::switched_out(vcpu, parting == Parting::Runnable, next_task, ns);
+            if parting == Parting::Ended {
+                end(vcpu);
+            }
         }
-        if is && let Some(vcpu) = of_thread_here(next) {
+        if is && let Some(vcpu) = of_thread_at_switch(next) {
             vcpu.switches += 1;
             if let Some(slot) = vcpu.switched_ns.get_mut(vcpu.switches as usize & (SWITCHES_KEPT - 1)) {
                 *slot = ns;
             }
-            vcpu_sched::bpf::switched_in(vcpu, next, ns);
+            vcpu_sched::bpf::switched_in(vcpu, ns);
             vcpu.cpu = crate::kernel::cpu();
         }
     }
@@ -340,29 +400,42 @@ mod bpf {
             on_switch(next, next_task, || {
                 // A bool argument leaves the upper bytes of its 64-bit place undefined.
                 if ctx.arg::<u64>(0) & 0xff != 0 {
-                    return true;
+                    return Parting::Runnable;
                 }
                 // The argument is the state the scheduler acted on; the thread's own may have changed since.
-                if global(&SWITCH_TELLS_STATE) != 0 {
-                    ctx.arg::<u64>(3) as u32 == 0
+                let state = if global(&SWITCH_TELLS_STATE) != 0 {
+                    Some(ctx.arg::<u64>(3) as u32)
                 } else {
-                    read_field::<u32>(ctx.arg::<u64>(1), &OFF_TASK_STATE) == Some(0)
+                    read_field::<u32>(ctx.arg::<u64>(1), &OFF_TASK_STATE)
+                };
+                match state {
+                    Some(0) => Parting::Runnable,
+                    Some(state) if state & TASK_DEAD != 0 => Parting::Ended,
+                    _ => Parting::Asleep,
                 }
             });
         }
         0
     }
 
+    /// The state in which a thread is switched away for the last time (include/linux/sched.h).
+    const TASK_DEAD: u32 = 0x80;
+
     /// Bits of a recorded `prev_state` that mean asleep; those above say "preempted" (`TASK_REPORT_MAX`).
     const REPORTED: u64 = 0xff;
+
+    /// Of these: `EXIT_DEAD` and `EXIT_ZOMBIE`, which a record has instead of `TASK_DEAD`.
+    const RECORDED_DEAD: u64 = 0x30;
 
     #[unsafe(no_mangle)]
     #[unsafe(link_section = "tracepoint/sched/sched_switch")]
     fn vcpu_switch_tp(ctx: *mut core::ffi::c_void) -> u32 {
         let ctx = TracePointContext::new(ctx);
         if let Some(next) = read_record(&ctx, &REC_SWITCH_NEXT_PID) {
-            on_switch(next, 0, || {
-                read_record::<u64>(&ctx, &REC_SWITCH_PREV_STATE).is_some_and(|state| state & REPORTED == 0)
+            on_switch(next, 0, || match read_record::<u64>(&ctx, &REC_SWITCH_PREV_STATE) {
+                Some(state) if state & REPORTED == 0 => Parting::Runnable,
+                Some(state) if state & RECORDED_DEAD != 0 => Parting::Ended,
+                _ => Parting::Asleep,
             });
         }
         SEEN

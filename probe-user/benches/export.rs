@@ -1,5 +1,6 @@
 //! `cargo xtask bench export`: what scrapes cost at the size that vfprobe is made for, 64 guests with 4 vCPUs each and 63 VFs.
-//! Figures are made up, so reading the probes' maps is not in it; the ledger, sorting, encoding and HTTP are.
+//! Figures are made up, so reading the probes' maps is not in it; the ledger, sorting, encoding and HTTP are. Then, as root, the
+//! service itself with its probes attached, on this machine as it is: what it takes when nobody asks.
 //!
 //! Each row is a server in a process of its own, whose time and memory the kernel tells; the scraper is not in them. Nothing is
 //! asserted but that scrapes are answered.
@@ -52,6 +53,8 @@ const CHURN: usize = 10_000;
 /// Guests between two changes of the configuration, and between two scrapes of the table.
 const CHANGE: usize = 250;
 const SHOWN: usize = 2000;
+/// For so long nobody asks.
+const IDLE: Duration = Duration::from_secs(30);
 
 /// A way to ask.
 struct Form {
@@ -381,6 +384,58 @@ fn churn() -> Result<()> {
     Ok(())
 }
 
+/// CPU time of all threads of a process that live (proc(5), schedstat: ns on a CPU first).
+fn on_cpu(pid: u32) -> Result<Duration> {
+    let mut all = Duration::ZERO;
+    for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let text = std::fs::read_to_string(task?.path().join("schedstat"))?;
+        all += Duration::from_nanos(text.split_whitespace().next().context("schedstat is empty")?.parse()?);
+    }
+    Ok(all)
+}
+
+/// `vfprobe serve` with its probes attached: until its first answer, and while nobody asks.
+async fn service() -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        println!("the service itself is not measured: its probes need root");
+        return Ok(());
+    }
+    let state = tempfile::tempdir()?;
+    let address = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let start = Instant::now();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_vfprobe"))
+        .args(["serve", "-q", "--listen", &address.to_string(), "--state-dir"])
+        .arg(state.path())
+        .spawn()?;
+    let pid = child.id();
+    let measured = async {
+        while scrape(address, "").await.is_err() {
+            ensure!(start.elapsed() < Duration::from_secs(30), "the service does not answer");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let first = start.elapsed();
+        let (before, from) = (on_cpu(pid)?, Instant::now());
+        tokio::time::sleep(IDLE).await;
+        let share = on_cpu(pid)?.saturating_sub(before).as_secs_f64() / from.elapsed().as_secs_f64();
+        let idle = used(pid)?;
+        let (bytes, time) = scrape(address, "Accept-Encoding: gzip\r\n").await?;
+        println!(
+            "the service with its probes, no guests: first answer {:.0} ms after its start; nobody asks for {} s: {:.3} % of a CPU, RSS {:.1} MiB; a scrape {:.1} ms, {:.1} kB",
+            ms(first),
+            IDLE.as_secs(),
+            share * 100.0,
+            idle.resident,
+            ms(time),
+            bytes as f64 / 1e3
+        );
+        Ok(())
+    };
+    let measured = measured.await;
+    child.kill()?;
+    child.wait()?;
+    measured
+}
+
 fn main() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // cargo adds `--bench`.
@@ -401,7 +456,8 @@ fn main() -> Result<()> {
     );
     runtime.block_on(async {
         forms().await?;
-        at_once().await
+        at_once().await?;
+        service().await
     })?;
     println!(
         "{CHURN} guests come and go, one of {GUESTS} at a time; the configuration changes after every {CHANGE}, to one of a new name"

@@ -1,62 +1,19 @@
 //! A large session through all of a comparison: written, read, compared, rendered. Asserts what must be in it; prints how
 //! long each step takes and how large it is, which `cargo xtask bench report` shows of an optimised build.
 
+#[path = "pages/large.rs"]
+mod large;
+
+use large::{GUESTS, SLOTS, STAGES, VALUES, lines, snapshot};
 use probe_user::{
     report::{
         assess::{Named, assess, pairs_within},
         html,
     },
     session::{self, Encoder, Header, HostFacts, RunEnd, RunStart},
-    stats::{Histogram, Labels, Observability, Series, Snapshot, compare::Detail},
+    stats::{Histogram, compare::Detail},
 };
 use std::time::Instant;
-
-const GUESTS: u64 = 63;
-const SLOTS: u64 = 3;
-const STAGES: [&str; 5] = ["dispatch", "wake", "inject", "delivery", "service"];
-const RUNS: u32 = 3;
-const VALUES: u64 = 200;
-
-/// A run in which every series has values, spread over four powers of two, different in each run.
-fn snapshot(run: u32, factor: u64) -> Snapshot {
-    let mut series = Vec::new();
-    for guest in 0..GUESTS {
-        for slot in 0..SLOTS {
-            for (stage, name) in (1u64..).zip(STAGES) {
-                let mut histogram = Histogram::default();
-                for n in 0..VALUES {
-                    // Steps that share no factor with the range reach all of it.
-                    let spread = (n * 7919 + guest * 104_729 + u64::from(run) * 1_299_709) % 15_013;
-                    histogram.record((1_000 + spread) * stage * factor);
-                }
-                let labels = [
-                    ("guest", format!("vm{guest}")),
-                    ("vf", format!("0000:{:02x}:10.0", guest + 1)),
-                    ("slot", slot.to_string()),
-                    ("vcpu", slot.to_string()),
-                    ("stage", name.to_owned()),
-                ];
-                let labels: Labels = labels.map(|(name, value)| (name.to_owned(), value)).into();
-                let probe = "irq_delivery".to_owned();
-                series.push(Series { probe, labels, observable: Observability::Yes, histogram });
-            }
-        }
-    }
-    Snapshot { from_ns: 0, to_ns: 5_000_000_000, series, ..Snapshot::default() }
-}
-
-fn lines() -> String {
-    let mut encoder = Encoder::new(0);
-    let mut text = encoder.header(&Header::default(), &HostFacts::default()).expect("a header");
-    for run in 0..2 * RUNS {
-        let (config, factor) = if run % 2 == 0 { ("baseline", 3) } else { ("own", 1) };
-        let start = RunStart { config: config.to_owned(), order: run, ..RunStart::default() };
-        text += &encoder.start_run(&start).expect("a run");
-        text += &encoder.checkpoint(&snapshot(run, factor)).expect("figures");
-        text += &encoder.end_run(&RunEnd::default()).expect("an end");
-    }
-    text
-}
 
 /// CPU time of this thread (s): what a step takes whatever else the machine does.
 fn cpu_time() -> f64 {

@@ -1,5 +1,5 @@
 # What vfprobe counts, with a tracefs capture of the same time beside it for the oracle (tests/tests/lab_eval).
-# A function is hooked. Two guests with a VF each, one of them with two vCPUs, whose VFs use equal guest vector numbers; idle and loaded host.
+# A function is hooked. Two guests of two vCPUs with a VF each, whose VFs use equal guest vector numbers; idle and loaded host.
 # lab: cpus=2
 # lab: limit=500
 . /lab/support/lab.sh
@@ -14,7 +14,7 @@ capture_on() {
   local event
   echo 'comm ~ "CPU*"' >"$TRACE/events/sched/sched_wakeup/filter"
   for event in irq/irq_handler_entry irq/irq_handler_exit sched/sched_switch sched/sched_wakeup kvm/kvm_apic_accept_irq \
-    kvm/kvm_inj_virq kvm/kvm_entry kvm/kvm_exit kvm/kvm_eoi; do
+    kvm/kvm_inj_virq kvm/kvm_entry kvm/kvm_exit kvm/kvm_eoi kvm/kvm_userspace_exit kvm/kvm_vcpu_wakeup; do
     echo 1 >"$TRACE/events/$event/enable"
   done
   # Whether an exit was handled by its handler or on a fast path: no event tells that.
@@ -31,11 +31,11 @@ pf_up 2 || exit 1
 # What no machine without tracing of functions shows: the hook of a function.
 vfprobe doctor >/out/doctor
 check function-hooked grep -q 'ok  *functions  *irq_set_vcpu_affinity can be hooked' /out/doctor
-guest_vf_start vm1 192.168.0.101 1 0 && guest_vf_start vm2 192.168.0.102 2 1
+guest_vf_start vm1 192.168.0.101 2 0 && guest_vf_start vm2 192.168.0.102 2 1
 guest_wait vm1 && guest_wait vm2 || exit 1
 {
   echo "vf vm1 $(vf_bdf 0)"; echo "vf vm2 $(vf_bdf 1)"
-  echo "vcpu vm1 0 $(vcpu_tid vm1 0)"
+  echo "vcpu vm1 0 $(vcpu_tid vm1 0)"; echo "vcpu vm1 1 $(vcpu_tid vm1 1)"
   echo "vcpu vm2 0 $(vcpu_tid vm2 0)"; echo "vcpu vm2 1 $(vcpu_tid vm2 1)"
 } >/out/guests
 
@@ -69,17 +69,20 @@ equal observe/top/other-guests 0 "$(grep -c '"guest":"vm2"' /tmp/top)"
 
 # What takes a CPU from a vCPU that is pinned to it: everything on that CPU, beside vfprobe's count of it.
 taskset -cp 1 "$(vcpu_tid vm1 0)" >/dev/null
-TRACE=/sys/kernel/tracing/instances/oracle
-mkdir "$TRACE" && echo mono >"$TRACE/trace_clock" && echo 60000 >"$TRACE/buffer_size_kb" && echo 2 >"$TRACE/tracing_cpumask"
-for event in irq/irq_handler_entry irq/irq_handler_exit irq/softirq_entry irq/softirq_exit irq_vectors sched/sched_switch; do
-  echo 1 >"$TRACE/events/$event/enable"
+for load in idle loaded; do
+  [[ $load == loaded ]] && load_up
+  TRACE=/sys/kernel/tracing/instances/oracle TRACE_FILE=/out/noise-$load.trace
+  mkdir "$TRACE" && echo mono >"$TRACE/trace_clock" && echo 60000 >"$TRACE/buffer_size_kb" && echo 2 >"$TRACE/tracing_cpumask"
+  for event in irq/irq_handler_entry irq/irq_handler_exit irq/softirq_entry irq/softirq_exit irq_vectors sched/sched_switch; do
+    echo 1 >"$TRACE/events/$event/enable"
+  done
+  ping -q -i 0.02 192.168.0.101 >/dev/null & p1=$!
+  vfprobe isolation -q -d 4s --json >/out/noise-$load.json
+  status=$?
+  capture_end
+  kill $p1
+  [[ $load == loaded ]] && load_down
+  # An emulated CPU is never quiet.
+  equal observe/noise-$load/finding 1 $status
+  capture_save
 done
-TRACE_FILE=/out/noise.trace
-ping -q -i 0.02 192.168.0.101 >/dev/null & p1=$!
-vfprobe isolation -q -d 4s --json >/out/noise.json
-status=$?
-capture_end
-kill $p1
-# An emulated CPU is never quiet.
-equal observe/noise/finding 1 $status
-capture_save

@@ -81,8 +81,8 @@ pub struct Frame {
 pub struct NoiseCpu {
     /// Interrupts and softirqs that are open.
     pub depth: u32,
-    /// Unused.
-    pub pad: u32,
+    /// Which of the CPU's times under guard this is of, as in `GUARDED`; another's counts for nothing.
+    pub generation: u32,
     /// The thread that runs.
     pub thread: Frame,
     /// What interrupts it, outermost first.
@@ -121,7 +121,7 @@ mod bpf {
         programs::RawTracePointContext,
     };
 
-    /// 1 = the CPU is guarded. Written by user space.
+    /// 0 = the CPU is not guarded; else a number that is another each time it is guarded anew. Written by user space.
     #[map]
     static GUARDED: Array<u32> = Array::with_max_entries(CPUS, 0);
 
@@ -138,9 +138,23 @@ mod bpf {
     #[map]
     static NOISE_HIST: Array<Hist> = Array::with_max_entries(64, 0);
 
+    /// 0 = not guarded; else since which guarding.
     #[inline(always)]
-    fn guarded(cpu: u32) -> bool {
-        GUARDED.get(cpu).is_some_and(|flag| *flag != 0)
+    fn guarded(cpu: u32) -> u32 {
+        GUARDED.get(cpu).map_or(0, |generation| *generation)
+    }
+
+    /// This CPU's state. What was open when the CPU was let go ended unseen, and is forgotten.
+    #[inline(always)]
+    fn own_state(generation: u32) -> Option<&'static mut NoiseCpu> {
+        let state = own_element(&NOISE_CPU)?;
+        if state.generation != generation {
+            state.generation = generation;
+            state.depth = 0;
+            state.thread.kind = 0;
+            state.thread.nested_ns = 0;
+        }
+        Some(state)
     }
 
     /// The `n`-th open interval. The depth is read anew and masked: a bound that LLVM knows it leaves out, and the
@@ -210,10 +224,11 @@ mod bpf {
     #[inline(always)]
     fn begin(kind: Kind, id: u32, action: u64) {
         let here = cpu();
-        if !guarded(here) {
+        let generation = guarded(here);
+        if generation == 0 {
             return;
         }
-        let Some(state) = own_element(&NOISE_CPU) else { return };
+        let Some(state) = own_state(generation) else { return };
         if state.depth as usize >= DEPTH {
             lost(Lost::NoiseTooDeep);
             return;
@@ -230,11 +245,12 @@ mod bpf {
     #[inline(always)]
     fn end(kind: Kind, id: u32) {
         // Before the stamp, which costs ten times as much and which other CPUs do not need.
-        if !guarded(cpu()) {
+        let generation = guarded(cpu());
+        if generation == 0 {
             return;
         }
         let ns = now();
-        let Some(state) = own_element(&NOISE_CPU) else { return };
+        let Some(state) = own_state(generation) else { return };
         // Begun before the attachment, or before the CPU was guarded.
         if state.depth == 0 {
             return;
@@ -305,10 +321,11 @@ mod bpf {
     #[raw_tracepoint(tracepoint = "nmi_handler")]
     fn noise_nmi(ctx: RawTracePointContext) -> i32 {
         let here = cpu();
-        if !guarded(here) {
+        let generation = guarded(here);
+        if generation == 0 {
             return 0;
         }
-        let Some(state) = own_element(&NOISE_CPU) else { return 0 };
+        let Some(state) = own_state(generation) else { return 0 };
         let key = NoiseKey { cpu: here, kind: Kind::Nmi as u32, id: 0, comm: [0; COMM_LEN] };
         let (spent, ns) = (ctx.arg::<u64>(1), now());
         let start_ns = ns.saturating_sub(spent);
@@ -323,11 +340,12 @@ mod bpf {
     #[raw_tracepoint(tracepoint = "sched_switch")]
     fn noise_switch(ctx: RawTracePointContext) -> i32 {
         let here = cpu();
-        if !guarded(here) {
+        let generation = guarded(here);
+        if generation == 0 {
             return 0;
         }
         let ns = now();
-        let Some(state) = own_element(&NOISE_CPU) else { return 0 };
+        let Some(state) = own_state(generation) else { return 0 };
         if state.depth != 0 {
             // A kernel that schedules inside of softirqs (PREEMPT_RT): what is open cannot be followed.
             state.depth = 0;

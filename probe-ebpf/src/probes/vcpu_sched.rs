@@ -47,8 +47,8 @@ pub struct Preempter {
     pub kernel: u32,
     /// Its name.
     pub comm: [u8; COMM_LEN],
-    /// Thread id of the vCPU that was preempted.
-    pub tid: u32,
+    /// Index in `VCPUS` of the vCPU that was preempted.
+    pub vcpu: u32,
 }
 
 /// What a preempter took from a vCPU.
@@ -151,9 +151,15 @@ pub(crate) mod bpf {
         }
     }
 
+    /// The thread has ended: from its last switch on it is in no state.
+    #[inline(always)]
+    pub(crate) fn ended(vcpu: &mut Vcpu) {
+        vcpu.sched.state = UNKNOWN;
+    }
+
     /// The thread is given a CPU. Called before `vcpu.cpu` is set to it.
     #[inline(always)]
-    pub(crate) fn switched_in(vcpu: &mut Vcpu, tid: u32, ns: u64) {
+    pub(crate) fn switched_in(vcpu: &mut Vcpu, ns: u64) {
         let state = vcpu.sched.state;
         let began = end_state(&mut vcpu.sched, ns);
         vcpu.sched.state = RUNNING;
@@ -172,7 +178,7 @@ pub(crate) mod bpf {
                     hist.record(waited);
                 }
             }
-            PREEMPTED => preempted(&mut vcpu.sched.by, tid, waited),
+            PREEMPTED => preempted(&mut vcpu.sched.by, vcpu.index, waited),
             // Its wakeup came before the attachment, or from a kernel that shows none.
             BLOCKED => lost(Lost::WakeupUnseen),
             _ => {}
@@ -180,8 +186,8 @@ pub(crate) mod bpf {
     }
 
     #[inline(always)]
-    fn preempted(by: &mut Preempter, tid: u32, waited: u64) {
-        by.tid = tid;
+    fn preempted(by: &mut Preempter, vcpu: u32, waited: u64) {
+        by.vcpu = vcpu;
         let by = &*by;
         if let Some(known) = PREEMPTERS.get_ptr_mut(by) {
             // SAFETY: an element of a preallocated map; only the vCPU's own CPU writes it.

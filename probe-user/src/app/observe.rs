@@ -9,7 +9,7 @@ use crate::model::topology::Topology;
 use crate::probes::irq_delivery::{self, Accepted, Freed, Signs};
 use crate::probes::vectors::Look;
 use crate::probes::vm_exit;
-use crate::probes::{Names, PROBES, ProbeReport, ReadError, Verdict};
+use crate::probes::{Names, PROBES, ProbeReport, RETIRED, ReadError, Verdict};
 use crate::stats::{Counter, Series, Snapshot};
 use probe_ebpf::control::Window;
 use probe_ebpf::probes::packet_path::DEVICES;
@@ -29,6 +29,8 @@ pub struct Observer {
     paths: Paths,
     cpu_time: Option<CpuTime>,
     pub(super) sizes: Sizes,
+    /// Guests' processes as they were told last: number and start time.
+    processes: BTreeMap<u32, u64>,
     /// What the programs of observers before this one have cost, by probe.
     pub(super) spent: BTreeMap<&'static str, (Duration, u64)>,
     bell_taken: bool,
@@ -63,6 +65,7 @@ impl Observer {
             paths,
             cpu_time: None,
             sizes,
+            processes: processes(topology),
             spent: BTreeMap::new(),
             bell_taken: false,
         })
@@ -144,6 +147,20 @@ impl Observer {
             cpu_time.update(topology);
         }
         self.follow_paths(read_paths(&self.root, topology))
+    }
+
+    /// Forgets what was counted of guests that are gone, so that a process that gets a number again begins with nothing.
+    /// For observers that see guests come and go; a recording keeps the figures of guests that end meanwhile.
+    ///
+    /// # Errors
+    /// When a map cannot be read or written.
+    pub fn forget_gone(&mut self, topology: &Topology) -> Result<(), ReadError> {
+        let now = processes(topology);
+        let before = std::mem::replace(&mut self.processes, now.clone());
+        self.loaded.retire(|pid, alive| match now.get(&pid) {
+            Some(start) => before.get(&pid) == Some(start),
+            None => alive,
+        })
     }
 
     /// Says which network devices guests' packets pass.
@@ -258,6 +275,9 @@ impl Observer {
                 break snapshot;
             }
         };
+        let gone = names.guest(RETIRED);
+        snapshot.series.retain(|series| series.labels.get("guest") != Some(&gone));
+        snapshot.counters.retain(|counter| counter.labels.get("guest") != Some(&gone));
         if let Some(cpu_time) = &self.cpu_time {
             snapshot.counters.extend(cpu_time.counters(&self.root));
         }
@@ -318,6 +338,11 @@ fn folded(snapshot: Snapshot) -> Snapshot {
 /// Which process owns which VF.
 fn owners(topology: &Topology) -> BTreeMap<u32, u32> {
     topology.guests.iter().flat_map(|g| g.vfs.iter().map(|vf| (vf.address.packed(), g.pid.0))).collect()
+}
+
+/// Start time of each guest's process.
+fn processes(topology: &Topology) -> BTreeMap<u32, u64> {
+    topology.guests.iter().map(|guest| (guest.pid.0, guest.start_time)).collect()
 }
 
 /// Room for twice what is there, at least for a small host: guests may come while we look.

@@ -57,7 +57,10 @@ impl Observer {
         let slots = of(Table::Slots, &|index| Ok(maps.slot(index)?.owner))?;
         let deliveries = of(Table::Deliveries, &|index| Ok(maps.delivery(index)?.tgid))?;
         let exits = of(Table::Exits, &|index| Ok(maps.exit(index)?.tgid))?;
+        // Owners are told anew each time: all of them are of guests that are there.
+        let owned = topology.guests.iter().map(|guest| guest.vfs.len()).sum();
         Ok([
+            Fill::of(sizes.slots, wanted.slots, std::iter::repeat_n(true, owned)),
             Fill::of(sizes.vcpus, wanted.vcpus, vcpus.into_iter()),
             Fill::of(sizes.slots, wanted.slots, slots.into_iter()),
             Fill::of(sizes.deliveries, wanted.deliveries, deliveries.into_iter()),

@@ -66,6 +66,8 @@ pub struct Loaded {
     pub(super) facts: KernelFacts,
     reports: Vec<ProbeReport>,
     guarded: CpuSet,
+    /// How often CPUs were guarded; what `GUARDED` holds of those guarded last.
+    guardings: u32,
     /// Packets to follow on a CPU in a stretch of time at most; 0 = all.
     pub(super) follow_limit: u32,
     /// What programs had missed when counting began.
@@ -92,6 +94,7 @@ impl Loaded {
             facts,
             reports: Vec::new(),
             guarded: CpuSet::new(),
+            guardings: 0,
             follow_limit: FOLLOWED_PER_STRETCH,
             missed_before: None,
         };
@@ -121,6 +124,7 @@ impl Loaded {
             facts,
             reports: Vec::new(),
             guarded: CpuSet::new(),
+            guardings: 0,
             follow_limit: FOLLOWED_PER_STRETCH,
             missed_before: None,
         })
@@ -144,8 +148,11 @@ impl Loaded {
     pub fn guard(&mut self, cpus: &CpuSet) -> Result<(), ReadError> {
         const NAME: &str = "GUARDED";
         let former = std::mem::replace(&mut self.guarded, cpus.clone());
+        // What a program left open on a CPU that was let go is not this guarding's.
+        self.guardings = self.guardings.checked_add(1).unwrap_or(1);
+        let generation = self.guardings;
         let mut map: Array<_, u32> = self.map_mut(NAME)?;
-        for (changed, flag) in [(former.difference(cpus), 0), (cpus.difference(&former), 1)] {
+        for (changed, flag) in [(former.difference(cpus), 0), (cpus.difference(&former), generation)] {
             for cpu in changed.iter() {
                 map.set(cpu.0, flag, 0).map_err(|e| read_error(NAME, e))?;
             }
@@ -258,23 +265,13 @@ impl Loaded {
 
     /// Has interrupts whose owner is another now looked at anew.
     fn forget_irqs(&mut self, owners: &BTreeMap<u32, u32>) -> Result<(), ReadError> {
-        use probe_ebpf::control::Table;
-        use probe_ebpf::probes::irq_delivery::{IRQ_NUMBERS, KnownIrq};
-        const NAME: &str = "KNOWN_IRQS";
-        let used = self.maps().used(Table::Slots)?;
+        let used = self.maps().used(probe_ebpf::control::Table::Slots)?;
         let stale: Vec<u32> = (0..used)
             .filter_map(|i| self.maps().slot(i).ok())
             .filter(|slot| owners.get(&slot.vf) != Some(&slot.owner))
             .map(|slot| slot.irq)
-            .filter(|irq| *irq < IRQ_NUMBERS)
             .collect();
-        let mut map: Array<_, KnownIrq> = self.map_mut(NAME)?;
-        for irq in stale {
-            let known = map.get(&irq, 0).map_err(|e| read_error(NAME, e))?;
-            map.set(irq, KnownIrq { action: 0, dev_id: 0, slot: 0, ..known }, 0)
-                .map_err(|e| read_error(NAME, e))?;
-        }
-        Ok(())
+        self.forget_numbers(stale)
     }
 
     pub(super) fn map_mut<'a, M>(&'a mut self, name: &'static str) -> Result<M, ReadError>
@@ -316,6 +313,8 @@ pub(super) fn load_object(
         ("SLOTS", sizes.slots),
         ("SLOT_IDS", sizes.slots),
         ("SLOW_WORK", sizes.slots),
+        // A VF in a guest has a vector at least.
+        ("OWNERS", sizes.slots),
         ("POSTED", sizes.slots),
         ("APICV", sizes.vcpus),
         ("DELIVERIES", sizes.deliveries),

@@ -13,6 +13,7 @@ mod maps;
 mod missed;
 mod object;
 mod paths;
+mod retire;
 mod tracer;
 mod vector_table;
 

@@ -6,13 +6,13 @@ use super::{
     print,
 };
 use crate::{
-    bpf::Loaded,
+    bpf::{Loaded, facts::read_facts},
     host::{
         HostRoot,
         health::{Finding, HealthFacts, Level, examine, read_health},
     },
     model::HostFacts,
-    probes::{PROBES, Role},
+    probes::{Hidden, PROBES, Role},
 };
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -42,7 +42,7 @@ struct Document<'a> {
 pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
     let Args { json } = args;
     let facts = read_health(&HostRoot::live());
-    let mut findings = all_findings(&facts);
+    let mut findings = all_findings(&facts, &read_facts(&HostRoot::live()).hidden(PROBES));
     insert(&mut findings, functions(Loaded::try_functions(&HostRoot::live()).map_err(|e| e.to_string())));
     let blocking = count(&findings, Level::Fail);
     let text = if *json {
@@ -56,9 +56,10 @@ pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
 }
 
 /// Everything that doctor says, in the order it is printed.
-fn all_findings(facts: &HealthFacts) -> Vec<Finding> {
+fn all_findings(facts: &HealthFacts, hidden: &[Hidden]) -> Vec<Finding> {
     let mut findings = examine(facts);
-    insert(&mut findings, facts.events.as_ref().map(tracepoints).unwrap_or_default());
+    let missing = facts.events.as_ref().map(|events| tracepoints(events, hidden)).unwrap_or_default();
+    insert(&mut findings, missing);
     findings
 }
 
@@ -103,8 +104,8 @@ fn functions(tried: Result<Vec<(&'static str, Option<String>)>, String>) -> Vec<
     }
 }
 
-/// Which probes lack events on this kernel.
-fn tracepoints(events: &BTreeSet<String>) -> Vec<Finding> {
+/// Which probes lack events on this kernel, or find them changed.
+fn tracepoints(events: &BTreeSet<String>, hidden: &[Hidden]) -> Vec<Finding> {
     const CHECK: &str = "tracepoints";
     // A kernel that tells of APIC vectors, but not of one, was built without it: there is nothing to observe.
     let vectors = events.iter().any(|event| event.starts_with("irq_vectors/"));
@@ -136,6 +137,14 @@ fn tracepoints(events: &BTreeSet<String>) -> Vec<Finding> {
             cost,
             "those of kvm come with its modules (modprobe kvm_intel or kvm_amd), others with a newer kernel",
         ));
+    }
+    for Hidden { probe, figure, event, reason } in hidden.iter().filter(|h| events.contains(&h.event)) {
+        let cost = match figure {
+            None => format!("the probe {probe} cannot work"),
+            Some(figure) => format!("the probe {probe} works, but this is not observable: {figure}"),
+        };
+        let fix = "see BTF and tracefs here; what no program fits for, `vfprobe status` lists";
+        findings.push(Finding::warn(CHECK, format!("cannot be used: {event} ({reason})"), cost, fix));
     }
     if findings.is_empty() {
         findings.push(Finding::ok(CHECK, "all that the probes use"));
@@ -208,12 +217,22 @@ mod tests {
             PROBES.iter().flat_map(|probe| probe.hooks).map(|hook| hook.event.to_owned()).collect();
         let without = |gone: &[&str]| -> Vec<(String, Option<String>)> {
             let events = all.iter().filter(|event| !gone.contains(&event.as_str())).cloned().collect();
-            tracepoints(&events).into_iter().map(|finding| (finding.found, finding.cost)).collect()
+            tracepoints(&events, &[]).into_iter().map(|finding| (finding.found, finding.cost)).collect()
         };
         assert_eq!(without(&[]), [("all that the probes use".to_owned(), None)]);
         let eoi = "the probe irq_delivery works, but these are not observable: service";
         assert_eq!(without(&["kvm/kvm_eoi"]), [("missing: kvm/kvm_eoi".to_owned(), Some(eoi.to_owned()))]);
         assert_eq!(without(&["irq_vectors/threshold_apic_entry"]), without(&[]));
+        let changed = |event: &str, figure: Option<&str>| Hidden {
+            probe: "vm_exit".to_owned(),
+            figure: figure.map(str::to_owned),
+            event: event.to_owned(),
+            reason: "its arguments have changed".to_owned(),
+        };
+        let hidden = [changed("kvm/kvm_exit", None), changed("kvm/not_there", Some("halt_poll"))];
+        let findings = tracepoints(&all, &hidden);
+        assert_eq!(findings.len(), 1, "an event that is not there is told as missing: {findings:?}");
+        assert_eq!(findings[0].found, "cannot be used: kvm/kvm_exit (its arguments have changed)");
         let missing = without(&["irq/irq_handler_entry"]);
         assert_eq!(missing[0].1.as_deref(), Some("the probe irq_delivery cannot work"));
         // The noise probe loses only its interrupts.
@@ -249,7 +268,7 @@ mod tests {
     fn events_are_judged_after_tracefs_when_they_can_be_listed() {
         let tree = Tree::captured(LAB);
         let checks = |tree: &Tree| -> Vec<String> {
-            all_findings(&read_health(&tree.root())).into_iter().map(|finding| finding.check).collect()
+            all_findings(&read_health(&tree.root()), &[]).into_iter().map(|finding| finding.check).collect()
         };
         assert!(!checks(&tree).contains(&"tracepoints".to_owned()));
         tree.file("sys/kernel/tracing/events/irq/irq_handler_entry/format", "");
@@ -272,7 +291,7 @@ mod tests {
         assert_eq!(serde_json::to_value(&document).unwrap(), example);
         let tree = Tree::captured(LAB);
         tree.file("sys/kernel/tracing/events/irq/irq_handler_entry/format", "");
-        for Finding { check, .. } in all_findings(&read_health(&tree.root())) {
+        for Finding { check, .. } in all_findings(&read_health(&tree.root()), &[]) {
             assert!(section.contains(&format!("`{check}`")), "{check} is not explained in docs/json.md");
         }
         for pointer in ["", "/host", "/findings/0"] {

@@ -1,10 +1,13 @@
-//! `vfprobe status` and `vfprobe verify`: the configuration in force beside what is found on the host.
+//! `vfprobe status` and `vfprobe verify`: the configuration in force beside what is found on the host, and what cannot be
+//! observed here.
 
 use super::{Exit, Failure, Globals, print};
 use crate::app::control;
 use crate::apply::{Check, InForce, Left, Reality, StateDir};
+use crate::bpf::facts::read_facts;
 use crate::host::HostRoot;
 use crate::model::owners::Owner;
+use crate::probes::{Hidden, PROBES};
 use serde::Serialize;
 use std::fmt::Write as _;
 
@@ -22,6 +25,7 @@ struct Report<'a> {
     schema: u32,
     holds: bool,
     in_force: Option<&'a InForce>,
+    not_observable: &'a [Hidden],
 }
 
 /// Which targets a table lists.
@@ -42,17 +46,23 @@ pub(super) fn show(globals: &Globals, args: &Args, lists: Lists) -> Result<Exit,
     let found = control::status(&HostRoot::live(), &StateDir::new(globals.state_dir()));
     let in_force = found.map_err(Failure::cannot_run)?;
     let holds = in_force.as_ref().is_none_or(InForce::holds);
+    let hidden = read_facts(&HostRoot::live()).hidden(PROBES);
     let text = if args.json {
-        to_json(in_force.as_ref())?
+        to_json(in_force.as_ref(), &hidden)?
     } else {
-        in_force.as_ref().map_or_else(|| "no configuration is in force\n".to_owned(), |f| to_text(f, lists))
+        let none = || "no configuration is in force\n".to_owned();
+        let mut text = in_force.as_ref().map_or_else(none, |f| to_text(f, lists));
+        if lists == Lists::All {
+            text.push_str(&hidden_text(&hidden));
+        }
+        text
     };
     print(text.as_bytes())?;
     Ok(if holds { Exit::Fine } else { Exit::Finding })
 }
 
-fn to_json(in_force: Option<&InForce>) -> Result<String, Failure> {
-    let report = Report { schema: 1, holds: in_force.is_none_or(InForce::holds), in_force };
+fn to_json(in_force: Option<&InForce>, not_observable: &[Hidden]) -> Result<String, Failure> {
+    let report = Report { schema: 1, holds: in_force.is_none_or(InForce::holds), in_force, not_observable };
     Ok(serde_json::to_string_pretty(&report).map_err(Failure::cannot_run)? + "\n")
 }
 
@@ -86,6 +96,28 @@ fn to_text(in_force: &InForce, lists: Lists) -> String {
         let _ = write!(text, "; {} left as they were", left.len());
     }
     text.push('\n');
+    text
+}
+
+/// What the probes cannot see here; nothing when they see everything.
+fn hidden_text(hidden: &[Hidden]) -> String {
+    if hidden.is_empty() {
+        return String::new();
+    }
+    let head = ["probe", "figure", "event", "why"].map(str::to_owned);
+    let row = |hidden: &Hidden| {
+        let Hidden { probe, figure, event, reason } = hidden;
+        let figure = figure.clone().unwrap_or_else(|| "all of it".to_owned());
+        [probe.clone(), figure, event.clone(), reason.clone()]
+    };
+    let rows: Vec<[String; 4]> = std::iter::once(head).chain(hidden.iter().map(row)).collect();
+    let widths: [usize; 3] =
+        std::array::from_fn(|at| rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0));
+    let mut text = "\nnot observable here (`vfprobe doctor` says what mends it):\n".to_owned();
+    for row in &rows {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("  {cell:<width$}"));
+        let _ = writeln!(text, "{}  {}", cells.collect::<String>(), row[3]);
+    }
     text
 }
 
@@ -164,10 +196,13 @@ mod tests {
                 why: example["in_force"]["left"][0]["why"].as_str().unwrap().to_owned(),
             }],
         };
-        let printed: serde_json::Value = serde_json::from_str(&to_json(Some(&in_force)).unwrap()).unwrap();
+        let hidden: Vec<Hidden> = serde_json::from_value(example["not_observable"].clone()).unwrap();
+        let printed: serde_json::Value =
+            serde_json::from_str(&to_json(Some(&in_force), &hidden).unwrap()).unwrap();
         assert_eq!(printed, example);
         let of = |pointer: &str| example.pointer(pointer).unwrap().as_object().unwrap().keys().cloned();
         let all = of("").chain(of("/in_force")).chain(of("/in_force/checks/0")).chain(of("/in_force/left/0"));
+        let all = all.chain(of("/not_observable/0"));
         for field in all.chain(in_force.checks.iter().map(printed_state)) {
             assert!(text.contains(&format!("`{field}`")), "{field} is not explained");
         }
@@ -175,6 +210,24 @@ mod tests {
 
     fn printed_state(check: &Check) -> String {
         serde_json::to_value(check).unwrap()["state"].as_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn what_is_hidden_stands_below() {
+        assert_eq!(hidden_text(&[]), "");
+        let hidden = |figure: Option<&str>, event: &str| Hidden {
+            probe: "irq_delivery".to_owned(),
+            figure: figure.map(str::to_owned),
+            event: event.to_owned(),
+            reason: "no such event".to_owned(),
+        };
+        assert_eq!(
+            hidden_text(&[hidden(Some("service"), "kvm/kvm_eoi"), hidden(None, "kvm/kvm_entry")]),
+            "\nnot observable here (`vfprobe doctor` says what mends it):\n  \
+             probe         figure     event          why\n  \
+             irq_delivery  service    kvm/kvm_eoi    no such event\n  \
+             irq_delivery  all of it  kvm/kvm_entry  no such event\n"
+        );
     }
 
     #[test]

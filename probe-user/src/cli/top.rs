@@ -70,8 +70,9 @@ impl Live {
         if self.looked.elapsed() >= LOOK {
             self.looked = Instant::now();
             self.topology = read_topology(&self.root);
-            let told = self.observer.update(&self.topology);
-            told.and_then(|()| self.observer.guard(&self.topology.promised()))
+            let told = self.observer.forget_gone(&self.topology);
+            told.and_then(|()| self.observer.update(&self.topology))
+                .and_then(|()| self.observer.guard(&self.topology.promised()))
                 .map_err(Failure::cannot_run)?;
         }
         let mut snapshot = self.observer.snapshot(&self.topology).map_err(Failure::cannot_run)?;

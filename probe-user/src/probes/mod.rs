@@ -16,7 +16,7 @@ pub mod vcpu_sched;
 pub mod vectors;
 pub mod vm_exit;
 
-pub use facts::KernelFacts;
+pub use facts::{Hidden, KernelFacts};
 pub use hook::{Hook, Role, Variant};
 
 use crate::model::path::Paths;
@@ -174,6 +174,9 @@ pub trait MapReader {
     /// When the map cannot be read.
     fn used(&self, table: probe_ebpf::control::Table) -> Result<u32, ReadError>;
 }
+
+/// In place of the process of figures whose process is gone: no process has this number.
+pub const RETIRED: u32 = u32::MAX;
 
 /// A map that could not be read.
 #[derive(Debug, thiserror::Error)]

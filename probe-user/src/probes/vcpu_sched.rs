@@ -56,7 +56,7 @@ fn collect(
         out.series.push(Series { probe: SPEC.name.into(), labels, observable, histogram });
     }
     for (by, taken) in maps.preempters()? {
-        let Some((tid, vcpu)) = vcpus.iter().find(|(tid, _)| *tid == by.tid) else { continue };
+        let Some((tid, vcpu)) = vcpus.iter().find(|(_, vcpu)| vcpu.index == by.vcpu) else { continue };
         let kind = if by.kernel == 0 { "user" } else { "kernel" };
         let labels = Labels::from([
             ("guest".into(), names.guest(vcpu.tgid)),
@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn the_present_state_counts_from_the_window_on() {
-        let by = Preempter { kernel: 0, comm: [0; 16], tid: 0 };
+        let by = Preempter { kernel: 0, comm: [0; 16], vcpu: 0 };
         let ended = VcpuSched {
             state: UNKNOWN,
             series: 0,

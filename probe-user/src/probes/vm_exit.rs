@@ -101,7 +101,7 @@ fn collect(
     let by_vector = maps.exit_vectors()?;
     for (tid, vcpu) in maps.vcpus()? {
         let labels = vcpu_labels(names, vcpu.tgid, tid, vcpu.vcpu_id);
-        for (key, value) in by_vector.iter().filter(|(key, _)| key.tid == tid) {
+        for (key, value) in by_vector.iter().filter(|(key, _)| key.vcpu == vcpu.index) {
             let mut labels = labels.clone();
             labels.insert("vector".into(), key.vector.to_string());
             out.counters.push(counter("host_vector_exits", labels, *value));

@@ -105,7 +105,7 @@ impl MapReader for Maps {
     }
 
     fn exit_vectors(&self) -> Result<Vec<(ExitVector, u64)>, ReadError> {
-        Ok(vec![(ExitVector { tid: 101, vector: 96 }, 7)])
+        Ok(vec![(ExitVector { vcpu: 0, vector: 96 }, 7)])
     }
 
     fn exit(&self, _: u32) -> Result<ExitSeries, ReadError> {
@@ -146,6 +146,8 @@ impl MapReader for Maps {
                 vcpu_id: 0,
                 cpu: 2,
                 tid: 101,
+                live: 101,
+                index: 0,
                 returns_seen: 0,
                 pad: 0,
                 kvm: 0,
@@ -207,7 +209,7 @@ fn paths() -> Paths {
 }
 
 fn preempter() -> Preempter {
-    Preempter { kernel: 1, comm: *b"kworker/2:1\0\0\0\0\0", tid: 101 }
+    Preempter { kernel: 1, comm: *b"kworker/2:1\0\0\0\0\0", vcpu: 0 }
 }
 
 /// What all probes say when the hooks behind the named figures are missing.

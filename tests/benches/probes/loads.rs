@@ -5,7 +5,9 @@ use crate::rig::{NOTHING, Rig, stay_on};
 use anyhow::{Context, Result};
 use kvm_bindings::kvm_msi;
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
+use std::fs;
 use std::io::{PipeReader, PipeWriter, Read as _, Write as _};
+use std::path::PathBuf;
 use std::time::Instant;
 
 /// Rounds are short and many: whatever disturbs one only makes it longer, so the faster ones tell.
@@ -16,10 +18,38 @@ struct Setting {
     what: &'static str,
     attached: &'static [(&'static str, &'static str)],
     prepare: fn(&mut Rig) -> Result<()>,
+    /// Events (`system/event`) that a tracefs instance captures meanwhile.
+    captured: &'static [&'static str],
+}
+
+/// A tracefs instance that captures nothing until it is told to; it goes with it.
+struct Capture(PathBuf);
+
+impl Capture {
+    fn prepare() -> Result<Self> {
+        let dir = PathBuf::from("/sys/kernel/tracing/instances/vfprobe-bench");
+        let _ = fs::remove_dir(&dir);
+        fs::create_dir(&dir).with_context(|| dir.display().to_string())?;
+        Ok(Self(dir))
+    }
+
+    /// Turns an event on or off. What was captured is overwritten by what follows.
+    fn set(&self, event: &str, on: bool) -> Result<()> {
+        let file = self.0.join("events").join(event).join("enable");
+        fs::write(&file, if on { "1" } else { "0" }).with_context(|| file.display().to_string())
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        let _ = fs::write(self.0.join("events/enable"), "0");
+        let _ = fs::remove_dir(&self.0);
+    }
 }
 
 /// Runs `work` (ns per event) under each setting in turn, and prints what the settings add to the first one.
 fn compare(event: &str, settings: &[Setting], work: &mut dyn FnMut() -> Result<f64>) -> Result<()> {
+    let capture = Capture::prepare()?;
     let mut rigs = Vec::new();
     for setting in settings {
         let mut rig = Rig::new()?;
@@ -33,7 +63,13 @@ fn compare(event: &str, settings: &[Setting], work: &mut dyn FnMut() -> Result<f
             for (program, tracepoint) in setting.attached {
                 links.push((*program, rig.attach(program, tracepoint)?));
             }
+            for event in setting.captured {
+                capture.set(event, true)?;
+            }
             let time = work()?;
+            for event in setting.captured {
+                capture.set(event, false)?;
+            }
             for (program, link) in links {
                 rig.detach(program, link)?;
             }
@@ -57,6 +93,7 @@ fn compare(event: &str, settings: &[Setting], work: &mut dyn FnMut() -> Result<f
         let (all, own) = match at {
             0 => ("-".to_owned(), "-".to_owned()),
             1 => (added(1, 0), "-".to_owned()),
+            _ if !setting.captured.is_empty() => (added(at, 0), "-".to_owned()),
             _ => (added(at, 0), added(at, 1)),
         };
         let ratio = format!("{:.3}", fast / figures[0][0]);
@@ -105,36 +142,54 @@ impl PingPong {
 /// Scheduler programs under a ping-pong.
 pub(crate) fn switches(cpu: usize) -> Result<()> {
     let settings = [
-        Setting { what: "none", attached: &[], prepare: |_| Ok(()) },
+        Setting { what: "none", attached: &[], prepare: |_| Ok(()), captured: &[] },
         Setting {
             what: "one that does nothing",
             attached: &[(NOTHING, "sched_switch")],
             prepare: |_| Ok(()),
+            captured: &[],
         },
         Setting {
             what: "vcpu_switch_raw, no vCPU here",
             attached: &[("vcpu_switch_raw", "sched_switch")],
             prepare: |_| Ok(()),
+            captured: &[],
         },
         Setting {
             what: "vcpu_switch_raw, one of the two a vCPU",
             attached: &[("vcpu_switch_raw", "sched_switch")],
             prepare: Rig::learn_vcpu,
+            captured: &[],
         },
         Setting {
             what: "both of vcpu_sched, one of the two a vCPU",
             attached: &[("vcpu_switch_raw", "sched_switch"), ("sched_wakeup_raw", "sched_wakeup")],
             prepare: Rig::learn_vcpu,
+            captured: &[],
         },
         Setting {
             what: "noise_switch, CPU not guarded",
             attached: &[("noise_switch", "sched_switch")],
             prepare: |_| Ok(()),
+            captured: &[],
         },
         Setting {
             what: "noise_switch, guarded CPU",
             attached: &[("noise_switch", "sched_switch")],
             prepare: Rig::guard,
+            captured: &[],
+        },
+        Setting {
+            what: "tracefs capture of switches",
+            attached: &[],
+            prepare: |_| Ok(()),
+            captured: &["sched/sched_switch"],
+        },
+        Setting {
+            what: "tracefs capture of switches and wakeups",
+            attached: &[],
+            prepare: |_| Ok(()),
+            captured: &["sched/sched_switch", "sched/sched_wakeup"],
         },
     ];
     let mut load = PingPong::start(cpu)?;
@@ -159,12 +214,18 @@ pub(crate) fn msis() -> Result<()> {
     const MSIS: u32 = 500;
     const ACCEPT: &str = "kvm_apic_accept_irq";
     let settings = [
-        Setting { what: "none", attached: &[], prepare: |_| Ok(()) },
-        Setting { what: "one that does nothing", attached: &[(NOTHING, ACCEPT)], prepare: |_| Ok(()) },
+        Setting { what: "none", attached: &[], prepare: |_| Ok(()), captured: &[] },
+        Setting {
+            what: "one that does nothing",
+            attached: &[(NOTHING, ACCEPT)],
+            prepare: |_| Ok(()),
+            captured: &[],
+        },
         Setting {
             what: "irq_accept_raw, not in a VF's interrupt",
             attached: &[("irq_accept_raw", ACCEPT)],
             prepare: |_| Ok(()),
+            captured: &[],
         },
         Setting {
             what: "irq_accept_raw, in a VF's interrupt",
@@ -175,6 +236,13 @@ pub(crate) fn msis() -> Result<()> {
                 rig.name_vcpu(0)?;
                 rig.stay_in_irq()
             },
+            captured: &[],
+        },
+        Setting {
+            what: "tracefs capture of the event",
+            attached: &[],
+            prepare: |_| Ok(()),
+            captured: &["kvm/kvm_apic_accept_irq"],
         },
     ];
     let (vm, _vcpu) = machine()?;

@@ -30,6 +30,8 @@ pub struct Counted {
     pub coalesced: u64,
     /// Guest entries that carried one.
     pub delivered: u64,
+    /// Guest vectors that it had.
+    pub vectors: BTreeSet<u32>,
     /// Durations by stage (ns).
     pub stages: BTreeMap<&'static str, Vec<u64>>,
 }
@@ -93,6 +95,7 @@ pub fn evaluate(events: &[Event<'_>], guests: &Guests, span: Span) -> BTreeMap<K
                 let counted = out.entry(key.clone()).or_default();
                 counted.raised += 1;
                 counted.accepted += 1;
+                counted.vectors.insert(vector);
                 counted.stages.entry("dispatch").or_default().push(e.ns - raised);
                 let this = Waiting { raised: *raised, accepted: e.ns, asleep, woken: None };
                 match waiting.entry(key.clone()) {

@@ -13,6 +13,7 @@ pub mod perf;
 pub mod sched;
 pub mod trace;
 pub mod verdict;
+pub mod vmm;
 
 /// A span of CLOCK_MONOTONIC time (ns), end excluded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

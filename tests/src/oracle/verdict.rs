@@ -58,9 +58,35 @@ pub fn count_agrees(ours: u64, reported: u64, edge: u64) -> bool {
     ours.abs_diff(reported) <= edge
 }
 
+/// Whether two sums of times agree that are made of `n` intervals: an observer's own work lies at both ends of each.
+#[must_use]
+#[expect(clippy::cast_precision_loss, reason = "times below 2^53 ns")]
+pub fn sum_agrees(ours_ns: u64, reported_ns: u64, n: u64, own_ns: u64) -> bool {
+    let slack = (n as f64 + 2.0) * (own_ns as f64 + PER_INTERVAL_NS);
+    ours_ns.abs_diff(reported_ns) as f64 <= ours_ns.max(reported_ns) as f64 * SUM_RELATIVE + slack
+}
+
+/// A sum's allowed error: single intervals' errors are in it only where they have one sign.
+const SUM_RELATIVE: f64 = 0.05;
+/// ftrace's text is cut to microseconds, at both ends.
+const PER_INTERVAL_NS: f64 = 2_000.0;
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sums() {
+        for (ours, reported, n, own, agree) in [
+            (1_000_000_000, 1_040_000_000, 10, 0, true),
+            (1_000_000_000, 1_100_000_000, 10, 0, false),
+            (0, 20_000, 10, 0, true),
+            (0, 30_000, 10, 0, false),
+            (0, 600_000, 10, 50_000, true),
+        ] {
+            assert_eq!(sum_agrees(ours, reported, n, own), agree, "{ours} {reported} {n} {own}");
+        }
+    }
 
     #[test]
     fn within_and_without() {

@@ -102,7 +102,8 @@ pub(super) fn teach_object(ebpf: &mut Ebpf, tids: &[u32]) {
     known.set(IRQ, KnownIrq { action: ACTION, dev_id: 0, slot: 1, enabler: 0 }, 0).unwrap();
     for (id, tid) in (0..).zip(tids) {
         change_vcpu(ebpf, id, |vcpu| {
-            (vcpu.tid, vcpu.tgid, vcpu.vcpu_id) = (*tid, own, id);
+            (vcpu.tid, vcpu.live, vcpu.tgid, vcpu.vcpu_id) = (*tid, *tid, own, id);
+            vcpu.index = id;
         });
         let mut ids: HashMap<_, u32, u32> = ebpf.map_mut("VCPU_IDS").unwrap().try_into().unwrap();
         ids.insert(tid, id, 0).unwrap();

@@ -27,16 +27,16 @@ const EXTERNAL_INTERRUPT: u64 = 1;
 const KVM: u64 = 0xdead_0000;
 
 /// A vCPU that this thread runs, and a VF's interrupt, as the programs know them.
-struct Scene {
-    loaded: Loaded,
+pub(super) struct Scene {
+    pub(super) loaded: Loaded,
     /// Where a `struct task_struct` could stand: its thread id is some number of kernel text.
-    task: u64,
+    pub(super) task: u64,
     /// Where a `struct kvm_vcpu` could stand: its guest's clock is the same number.
     clock: u64,
 }
 
 impl Scene {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         stay_here();
         let sizes = Sizes { vcpus: 4, slots: 4, deliveries: 4, exits: 8, noise: 8, devices: 1 };
         let root = HostRoot::live();
@@ -51,7 +51,7 @@ impl Scene {
         scene
     }
 
-    fn run(&mut self, program: &str, args: &[u64]) {
+    pub(super) fn run(&mut self, program: &str, args: &[u64]) {
         let program: &mut RawTracePoint =
             self.loaded.ebpf_mut().program_mut(program).unwrap().try_into().unwrap();
         if program.fd().is_err() {
@@ -95,7 +95,7 @@ impl Scene {
         map.set(0, PerCpuValues::try_from(cpus).unwrap(), 0).unwrap();
     }
 
-    fn lost(&self) -> BTreeMap<String, u64> {
+    pub(super) fn lost(&self) -> BTreeMap<String, u64> {
         let lost = self.loaded.lost().unwrap().into_iter();
         lost.map(|(probe, cause, n)| (format!("{probe}.{cause}"), n)).collect()
     }

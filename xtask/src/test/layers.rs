@@ -33,8 +33,9 @@ pub(crate) enum Outcome {
     CannotRun(String),
 }
 
-/// What opens the HTML report in a test.
-const BROWSER: Program = Program { name: "chromium", package: "chromium" };
+/// What opens the HTML report in its tests, and what fetches the checker of its accessibility.
+const BROWSER: [Program; 2] =
+    [Program { name: "chromium", package: "chromium" }, Program { name: "npm", package: "npm" }];
 
 /// Grafana's own model of a dashboard; the number before the `!` is a date.
 const GRAFANA: &str = "grafana-foundation-sdk==1769699998!10.1.0";
@@ -93,9 +94,9 @@ fn unit(workspace: &Workspace, sink: Sink<'_>) -> Result<Outcome> {
         // The tests that need it say so themselves.
         Err(error) => sink(&format!("{error:#}")),
     }
-    // A developer's machine is not filled with a browser for one test.
+    // A developer's machine is not filled with a browser for a few tests.
     if is_ci()
-        && let Err(error) = packages::ensure(&[BROWSER])
+        && let Err(error) = packages::ensure(&BROWSER)
     {
         sink(&format!("{error:#}"));
     }

@@ -152,7 +152,9 @@ impl Service {
         let began = began(&now.began, &now.topology, &topology, now.looked);
         now.began = began;
         now.looked = looked;
-        let told = now.observer.update(&topology).and_then(|()| now.observer.guard(&topology.promised()));
+        let told = now.observer.forget_gone(&topology);
+        let told = told.and_then(|()| now.observer.update(&topology));
+        let told = told.and_then(|()| now.observer.guard(&topology.promised()));
         if let Err(error) = told {
             tracing::warn!(%error, "the probes were not told of changed guests");
         }

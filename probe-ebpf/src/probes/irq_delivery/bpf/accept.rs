@@ -77,7 +77,7 @@ fn series_of(slot_index: u32, slot: &mut Slot, vcpu_id: u32) -> Option<(u32, &'s
     if slot.last_tid != 0
         && slot.last_vcpu_id == vcpu_id
         && let Some(vcpu) = vcpu::at(slot.last_vcpu)
-        && vcpu.tid == slot.last_tid
+        && vcpu.live == slot.last_tid
         && vcpu.tgid == slot.owner
         && vcpu.vcpu_id == vcpu_id
     {

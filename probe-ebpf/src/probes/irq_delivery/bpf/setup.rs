@@ -3,7 +3,8 @@
 //! user space asks.
 
 use super::{KNOWN_IRQS, SLOTS};
-use crate::kernel::{SEEN, cpu, current, element, global, offsets, read, read_field, read_record};
+use crate::control::Lost;
+use crate::kernel::{SEEN, cpu, current, element, global, lost, offsets, read, read_field, read_record};
 use crate::probes::irq_delivery::{
     Apicv, BY_EXIT, IRQ_NUMBERS, KnownIrq, Posted, VCPU_INFO_UNKNOWN, VECTORS, irte, irte_after, pack_vector,
 };
@@ -133,8 +134,14 @@ fn irq_posted_tp(ctx: *mut core::ffi::c_void) -> u32 {
 #[inline(always)]
 fn posted(irq: u32, vcpu_id: u32, vector: u32, set: bool) {
     let before = told(irq);
-    let told = Posted { set: u32::from(set), vcpu_id, vector, updates: before.updates + 1, ..before };
-    let _ = POSTED.insert(irq, told, 0);
+    keep(irq, Posted { set: u32::from(set), vcpu_id, vector, updates: before.updates + 1, ..before });
+}
+
+#[inline(always)]
+fn keep(irq: u32, told: Posted) {
+    if POSTED.insert(irq, told, 0).is_err() {
+        lost(Lost::PostedFull);
+    }
 }
 
 /// What is known of an interrupt's entry in the IOMMU so far. KVM's work queue may be the one that takes an interrupt back:
@@ -161,7 +168,7 @@ fn irq_affinity_ret(ctx: FExitContext) -> i32 {
     let guest_mode = read_field::<u8>(info, &OFF_AMD_PI_GUEST_MODE).map(|mode| mode != 0);
     let before = told(irq);
     let left = irte_after(before.irte, returned, info, global(&VCPU_INFO), guest_mode);
-    let _ = POSTED.insert(irq, Posted { irte: left, ..before }, 0);
+    keep(irq, Posted { irte: left, ..before });
     0
 }
 
@@ -175,7 +182,9 @@ fn irq_inhibit_raw(ctx: RawTracePointContext) -> i32 {
         Some(before) => before.changes + 1,
         None => 1,
     };
-    let _ = APICV.insert(tgid, Apicv { inhibits: ctx.arg(2), changes }, 0);
+    if APICV.insert(tgid, Apicv { inhibits: ctx.arg(2), changes }, 0).is_err() {
+        lost(Lost::ApicvFull);
+    }
     0
 }
 

@@ -71,9 +71,30 @@ as_before resumed-undone
 vfprobe tune -q --resume /out/cut.vfprobe >/tmp/again.txt 2>&1
 exits complete-is-refused 2 $? /tmp/again.txt
 
-# A limit that every run is beyond ends the session at its first run of a changed host.
-vfprobe tune -q --guest vm1 --cpus 2 --try own --repeat 3 -d 2s --seed 1 --abort-if 'irq_delivery.p50 > 1ns' \
+# A limit that every run is beyond ends the session in the midst of its first run of a changed host.
+vfprobe tune -q --guest vm1 --cpus 2 --try own --repeat 3 -d 20s --seed 1 --abort-if 'irq_delivery.p50 > 1ns' \
   -o /out/aborted.vfprobe -- ping -q -i 0.01 $IP >/out/aborted.txt 2>&1
 exits aborted 4 $? /out/aborted.txt
 check aborted-says-why grep -q '(own) is beyond its limit: irq_delivery.p50 > 1ns: irq_delivery{' /out/aborted.txt
+equal aborted-in-the-midst "own broken off" "$(vfprobe show /out/aborted.vfprobe --json | python3 -c '
+import json, sys
+run = json.load(sys.stdin)["runs"][-1]
+early = "broken off" if run["to_ns"] - run["from_ns"] < 15e9 else "to its end"
+print(run["config"], early if (run["unfit"] or "").startswith("was broken off: irq_delivery.p50 > 1ns") else run["unfit"])')"
 as_before aborted-undone
+
+# What disturbs the CPUs that the configuration promises is counted in all runs alike, and conditions may be about it and
+# about counters. Without being counted it is no condition, which is said before any run.
+vfprobe tune -q --guest vm1 --cpus 2 --try own --repeat 3 -d 2s --seed 1 --noise --html /out/noise.html -o /out/noise.vfprobe \
+  --fail-if 'cpu_noise{cpu=2}.p50 > 10s' --fail-if 'irq_delivery.raised < 0.01/s' -- ping -q -i 0.01 $IP >/out/noise.txt 2>&1
+exits noise-conditions 0 $? /out/noise.txt
+check noise-is-reported grep -q 'Time taken from guarded CPUs' /out/noise.html
+equal noise-in-all-runs "6 of 6" "$(vfprobe show /out/noise.vfprobe --csv | python3 -c '
+import csv, sys
+rows = list(csv.DictReader(sys.stdin))
+print(len({row["run"] for row in rows if row["probe"] == "cpu_noise" and row["cpu"] == "2" and int(row["n"] or 0)}), "of", len({row["run"] for row in rows}))')"
+vfprobe tune -q --guest vm1 --cpus 2 --repeat 3 -o /out/none.vfprobe --fail-if 'cpu_noise.p50 > 1ms' >/tmp/refused 2>&1
+exits noise-unasked-is-refused 2 $? /tmp/refused
+check noise-unasked-says-how grep -q 'only with --noise' /tmp/refused
+check noise-unasked-leaves-nothing test ! -e /out/none.vfprobe
+as_before noise-undone

@@ -87,7 +87,9 @@ impl Hold {
     }
 
     fn places(&self) -> impl Iterator<Item = &Place> {
-        let homes = self.homes.values().filter(|_| self.asked.is_empty());
+        // What the configuration has not set is to be as it was, too.
+        let homes =
+            self.homes.values().filter(|home| !self.asked.iter().any(|one| one.number == home.number));
         self.asked.iter().chain(homes)
     }
 

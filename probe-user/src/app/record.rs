@@ -59,6 +59,8 @@ pub trait Watch {
     /// Whether counting may begin; asked again and again once the workload runs. `beyond` is the time since the end of the
     /// warm-up, and `None` before that, when the answer is of no consequence yet.
     fn settled(&mut self, beyond: Option<Duration>) -> bool;
+    /// Why the run under way must not go on, asked about once a second.
+    fn objects(&mut self, so_far: &Snapshot) -> Option<String>;
     /// What is not as it is to be when counting begins, one line each.
     fn opens(&mut self) -> Vec<String>;
     /// How it stands when counting ends.
@@ -72,6 +74,10 @@ pub struct AsItIs;
 impl Watch for AsItIs {
     fn settled(&mut self, _beyond: Option<Duration>) -> bool {
         true
+    }
+
+    fn objects(&mut self, _so_far: &Snapshot) -> Option<String> {
+        None
     }
 
     fn opens(&mut self) -> Vec<String> {
@@ -108,7 +114,7 @@ impl Finished {
     #[must_use]
     pub fn fit(&self) -> bool {
         let succeeded = self.end.workload.as_ref().is_none_or(Workload::succeeded);
-        succeeded && !self.interrupted && self.end.not_held.is_empty()
+        succeeded && !self.interrupted && self.end.broken_off.is_none() && self.end.not_held.is_empty()
     }
 }
 
@@ -136,7 +142,7 @@ pub enum RecordError {
 }
 
 /// Makes one run. The window opens after the warm-up, when `watch` says that all is settled, and is over when its time is, when the workload ends, or on
-/// SIGINT or SIGTERM; whatever was counted is in the file. A `continuous` workload takes the place of the request's command,
+/// SIGINT or SIGTERM, or when `watch` objects; whatever was counted is in the file. A `continuous` workload takes the place of the request's command,
 /// and outlives the run. What did not hold by `watch` makes the run unfit. Needs a tokio runtime.
 ///
 /// # Errors
@@ -201,6 +207,7 @@ pub async fn record_run(
     let over = request.duration.map(|d| tokio::time::Instant::from_std(opened + d));
     let mut tick = tokio::time::interval(TICK);
     let (mut saved, mut looked) = (opened, opened);
+    let mut broken_off = None;
     while !interrupted {
         tokio::select! {
             _ = tick.tick() => {
@@ -209,6 +216,10 @@ pub async fn record_run(
                 if saved.elapsed() >= CHECKPOINT {
                     saved = Instant::now();
                     writer.checkpoint(&snapshot)?;
+                    broken_off = watch.objects(&snapshot);
+                    if broken_off.is_some() {
+                        break;
+                    }
                 }
                 if looked.elapsed() >= LOOK {
                     looked = Instant::now();
@@ -230,7 +241,14 @@ pub async fn record_run(
     if interrupted {
         remarks.push("ended early by a signal".to_owned());
     }
-    let end = RunEnd { workload, verdicts: verdicts(observer.reports()), remarks, interrupted, not_held };
+    let end = RunEnd {
+        workload,
+        verdicts: verdicts(observer.reports()),
+        remarks,
+        interrupted,
+        broken_off,
+        not_held,
+    };
     writer.end_run(&snapshot, &end)?;
     Ok(Finished { snapshot, end, interrupted })
 }

@@ -18,7 +18,8 @@ use crate::host::{HostRoot, read_interrupt_counts};
 use crate::model::CpuSet;
 use crate::plan::{PlanError, Policy};
 use crate::session::{Config, SessionError, Writer};
-use crate::stats::{Snapshot, gate::Figure};
+use crate::stats::Snapshot;
+use crate::stats::gate::{About, Figure, Gate};
 use crate::workload::{Continuous, Echo, Workload};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -66,6 +67,11 @@ pub enum TuneError {
     /// A configuration is in force already.
     #[error("a configuration is in force already, so there is no baseline: undo it with `vfprobe rollback`")]
     InForce,
+    /// There is nothing whose noise could be counted.
+    #[error(
+        "no configuration promises CPUs to the guest, so there is nothing for --noise to count: give --cpus a list or auto"
+    )]
+    NothingGuarded,
     /// A configuration cannot be planned.
     #[error("{config}: {source}")]
     Plan {
@@ -130,8 +136,14 @@ pub async fn tune(
         return Err(TuneError::InForce);
     }
     // A wish that cannot be met is told before anything is waited for.
+    let mut guarded = CpuSet::new();
     for (one, policy) in request.tries.iter().filter_map(|one| Some((one, one.policy()?))) {
-        plan(root, state, one, policy, &Looked::Needless)?;
+        guarded = guarded.union(&plan(root, state, one, policy, &Looked::Needless)?.guarded);
+    }
+    match request.noise {
+        true if guarded.is_empty() => return Err(TuneError::NothingGuarded),
+        true => {}
+        false => guarded = CpuSet::new(),
     }
     let interrupts = Interrupts::listen().map_err(|source| RecordError::Signals { source })?;
     let continuous = request.loads.iter().find(|load| load.continuous);
@@ -170,6 +182,9 @@ pub async fn tune(
         in_force: None,
         untouched,
         continuous,
+        guarded,
+        abort_if: &request.abort_if,
+        load: None,
         hold: Hold::default(),
         remarks: Vec::new(),
         trouble: Vec::new(),
@@ -237,6 +252,12 @@ struct Session<'a> {
     untouched: Vec<Untouched>,
     /// The workload that runs through all runs, when there is one.
     continuous: Option<Continuous>,
+    /// CPUs whose noise is counted, the same in all runs; none unless it was asked for.
+    guarded: CpuSet,
+    /// What the session must not go on after.
+    abort_if: &'a [Gate],
+    /// The load of the run under way, in a session with several.
+    load: Option<String>,
     /// Where interrupts are to go.
     hold: Hold,
     /// What is to be known of the host as it was put back, under which the next runs are made.
@@ -265,6 +286,7 @@ impl Session<'_> {
             let place = Place { number, of, made, left: missing - made, config: &one.name, load };
             show(Event::Begin(&place));
             self.switch(index, one, interrupts)?;
+            self.load.clone_from(&load.name);
             let changes = self.in_force.as_ref().map(|(_, changes)| changes.clone()).unwrap_or_default();
             let run = RunRequest {
                 config: &one.name,
@@ -273,8 +295,7 @@ impl Session<'_> {
                 seed: Some(request.seed),
                 changes,
                 guest: Some(&request.guest),
-                // Noise is a matter of `isolation`: a hundred more series would blur the verdict on this guest.
-                guarded: CpuSet::new(),
+                guarded: self.guarded.clone(),
                 duration: Some(load.duration),
                 warm_up: load.warm_up,
                 command: &load.command,
@@ -288,18 +309,20 @@ impl Session<'_> {
             self.continuous = continuous;
             let ended = ended?;
             show(Event::End(&place, &ended));
-            if !ended.end.not_held.is_empty() {
-                // The next run of this configuration begins with all of it in force again.
-                self.undo()?;
-            }
+            let (fit, held) = (ended.fit(), ended.end.not_held.is_empty());
             if ended.interrupted || interrupts.raised() {
                 return Err(TuneError::Interrupted);
             }
             let figures = ended.end.workload.as_ref().map(Workload::figures).unwrap_or_default();
-            if let Some(what) = self.beyond_limit(request, one, load, &ended.snapshot, &figures) {
+            let beyond = self.beyond_limit(load.name.as_deref(), &ended.snapshot, &figures);
+            if let Some(what) = ended.end.broken_off.or(beyond) {
                 return Err(TuneError::Aborted { order: number, config: one.name.clone(), what });
             }
-            if ended.fit() {
+            if !held {
+                // The next run of this configuration begins with all of it in force again.
+                self.undo()?;
+            }
+            if fit {
                 self.remember(request, Some(one), load.name.as_deref(), &ended.snapshot, figures);
             }
         }
@@ -321,21 +344,14 @@ impl Session<'_> {
     }
 
     /// What a run of a changed host did that the session must not go on after.
-    fn beyond_limit(
-        &self,
-        request: &TuneRequest,
-        one: &Try,
-        load: &Load,
-        run: &Snapshot,
-        figures: &[Figure<f64>],
-    ) -> Option<String> {
-        one.policy()?;
-        let same = || self.untouched.iter().filter(|run| run.load == load.name);
+    fn beyond_limit(&self, load: Option<&str>, run: &Snapshot, figures: &[Figure<f64>]) -> Option<String> {
+        self.in_force.as_ref()?;
+        let same = || self.untouched.iter().filter(|run| run.load.as_deref() == load);
         let before: Vec<&Snapshot> = same().map(|run| &run.snapshot).collect();
         let figures_before: Vec<&[Figure<f64>]> = same().map(|run| run.figures.as_slice()).collect();
-        request.abort_if.iter().find_map(|limit| match limit.is_of_workload() {
-            true => limit.breach_of_workload(&figures_before, figures),
-            false => limit.breach(&before, run),
+        self.abort_if.iter().find_map(|limit| match limit.about() {
+            About::Workload { .. } => limit.breach_of_workload(&figures_before, figures),
+            About::Series { .. } | About::Counter { .. } => limit.breach(&before, run),
         })
     }
 
@@ -389,6 +405,13 @@ impl Session<'_> {
 }
 
 impl Watch for Session<'_> {
+    fn objects(&mut self, so_far: &Snapshot) -> Option<String> {
+        self.in_force.as_ref()?;
+        let same = self.untouched.iter().filter(|run| run.load == self.load);
+        let before: Vec<&Snapshot> = same.map(|run| &run.snapshot).collect();
+        self.abort_if.iter().find_map(|limit| limit.breach_so_far(&before, so_far))
+    }
+
     fn settled(&mut self, beyond: Option<Duration>) -> bool {
         if self.in_force.is_none()
             && self.trouble.is_empty()

@@ -61,6 +61,8 @@ pub struct TuneRequest {
     /// How long is looked at interrupts before the first run; nobody looks when `None`. Not kept in the file: a session that
     /// is continued looks again.
     pub look: Option<Duration>,
+    /// Whether what takes the CPUs that configurations promise to the guest is counted.
+    pub noise: bool,
 }
 
 /// A session that cannot be continued.
@@ -117,6 +119,7 @@ impl TuneRequest {
                 })
                 .collect(),
             abort_if: self.abort_if.iter().map(ToString::to_string).collect(),
+            noise: self.noise,
         }
     }
 
@@ -143,6 +146,7 @@ impl TuneRequest {
             loads: tuning.loads.iter().map(load).collect(),
             abort_if: gates.map_err(|error| error.to_string())?,
             look: Some(LOOK),
+            noise: tuning.noise,
         })
     }
 
@@ -153,10 +157,14 @@ impl TuneRequest {
     }
 }
 
-/// Positions of the runs that a session has. One that was cut off or ended by a signal is not among them and is made again.
+/// Positions of the runs that a session has. One that was cut off, broken off or ended by a signal is not among them and is
+/// made again.
 #[must_use]
 pub fn finished(session: &Session) -> BTreeSet<u32> {
-    let runs = session.runs.iter().filter(|run| run.end.as_ref().is_some_and(|end| !end.interrupted));
+    let runs = session
+        .runs
+        .iter()
+        .filter(|run| run.end.as_ref().is_some_and(|end| !end.interrupted && end.broken_off.is_none()));
     runs.map(|run| run.start.order).collect()
 }
 
@@ -207,6 +215,7 @@ mod tests {
             }],
             abort_if: vec!["irq_delivery.p99 > +100%".parse().unwrap()],
             look: None,
+            noise: true,
         }
     }
 
@@ -239,10 +248,15 @@ mod tests {
 
     #[test]
     fn only_whole_runs_are_finished() {
-        let session = session();
+        let mut session = session();
+        let mut broken = session.runs[0].clone();
+        broken.start.order = 3;
+        broken.end.as_mut().unwrap().broken_off = Some("irq_delivery.p50 > 1ms".to_owned());
+        assert_eq!(broken.unfit().as_deref(), Some("was broken off: irq_delivery.p50 > 1ms"));
+        session.runs.push(broken);
         assert_eq!(finished(&session), BTreeSet::from([0]));
         let unfit: Vec<bool> = session.runs.iter().map(|run| run.unfit().is_some()).collect();
-        assert_eq!(unfit, [false, true, true]);
+        assert_eq!(unfit, [false, true, true, true]);
     }
 
     #[test]

@@ -76,6 +76,9 @@ pub struct Tuning {
     /// Conditions that end the session at once.
     #[serde(default)]
     pub abort_if: Vec<String>,
+    /// Whether what takes the CPUs that configurations promise to the guest is counted.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub noise: bool,
 }
 
 /// One load of a tuning session.
@@ -133,6 +136,9 @@ pub struct RunEnd {
     /// Whether a signal ended it before its time.
     #[serde(default, skip_serializing_if = "is_false")]
     pub interrupted: bool,
+    /// Why it was ended before its time, when that was not by a signal: it was beyond a limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub broken_off: Option<String>,
     /// What of its configuration did not hold: its figures are those of some other one. One line each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub not_held: Vec<String>,
@@ -245,8 +251,8 @@ impl Run {
         self.end.as_ref()?.workload.as_ref()
     }
 
-    /// Why it must not be compared: it was cut off, its workload failed, it ended before the others of its session, or its
-    /// configuration did not hold.
+    /// Why it must not be compared: it was cut off or broken off, its workload failed, it ended before the others of its
+    /// session, or its configuration did not hold.
     #[must_use]
     pub fn unfit(&self) -> Option<String> {
         match (&self.end, self.workload()) {
@@ -254,6 +260,7 @@ impl Run {
             (Some(end), _) if end.interrupted && self.start.seed.is_some() => {
                 Some("was ended early by a signal".to_owned())
             }
+            (Some(RunEnd { broken_off: Some(why), .. }), _) => Some(format!("was broken off: {why}")),
             (_, Some(workload)) if !workload.succeeded() => Some(workload.ending()),
             (Some(end), _) => not_held(&end.not_held),
         }

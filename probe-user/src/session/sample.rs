@@ -185,6 +185,7 @@ pub(crate) fn end(ping_ms: f64) -> RunEnd {
         ],
         remarks: Vec::new(),
         interrupted: false,
+        broken_off: None,
         not_held: Vec::new(),
     }
 }

@@ -18,7 +18,7 @@ mod traffic;
 pub mod wrk;
 
 pub use continuous::Continuous;
-pub use recognise::{Said, parse, parse_part, parse_within, tells_runs_apart};
+pub use recognise::{Said, parse, parse_part, parse_within, tells_runs_apart, tool_of};
 pub use result::{Better, Metric, Unit, Workload};
-pub use run::{Echo, Reading, Running, WorkloadError, start};
+pub use run::{Echo, Reading, Running, STATED, WorkloadError, start};
 pub use traffic::Traffic;

@@ -92,9 +92,10 @@ pub fn tells_runs_apart(command: &[String]) -> bool {
     tool_of(command) == Some("ping")
 }
 
-/// The base name of the first word that is neither a wrapper, nor its options, nor an assignment:
+/// The tool whose output is read: the base name of the first word that is neither a wrapper, nor its options, nor an assignment:
 /// `ip netns exec NS ping ...`, `taskset -c 1 /usr/bin/iperf3 ...`, `env LC_ALL=C ping ...`, `timeout 5 ping ...`.
-fn tool_of(command: &[String]) -> Option<&'static str> {
+#[must_use]
+pub fn tool_of(command: &[String]) -> Option<&'static str> {
     command.iter().find_map(|word| match word.rsplit('/').next()? {
         "ping" | "ping4" | "ping6" => Some("ping"),
         "wrk" | "wrk2" => Some("wrk"),

@@ -17,7 +17,7 @@ use tokio::{
 /// Standard error beyond this is read and dropped.
 const MAX_OUTPUT: usize = 8 << 20;
 /// The tool of figures that a command states itself.
-const STATED: &str = "workload";
+pub const STATED: &str = "workload";
 /// How much of standard error is kept, from its end.
 const STDERR_KEPT: usize = 2048;
 

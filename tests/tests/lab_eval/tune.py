@@ -80,11 +80,12 @@ def figures_of_workloads(path, fit):
 
 
 def fit_runs(path):
-    """Runs that vfprobe may compare: whole, and with a workload that did not fail."""
+    """Runs that vfprobe may compare: whole, with a workload that did not fail, under a configuration that held."""
     with open(path, encoding="utf-8") as file:
         session = json.load(file)
     failed = {w["run"] for w in session["workloads"] if not w["stopped"] and w["exit_code"] != 0}
-    return {run["order"] for run in session["runs"] if run["complete"]} - failed
+    drifted = {run["order"] for run in session["runs"] if "did not keep its configuration" in (run["unfit"] or "")}
+    return {run["order"] for run in session["runs"] if run["complete"]} - failed - drifted
 
 
 class Judge:

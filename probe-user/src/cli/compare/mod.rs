@@ -1,6 +1,7 @@
 //! `vfprobe compare`.
 
 mod aims;
+pub(super) mod condition;
 mod output;
 mod table;
 

@@ -1,13 +1,24 @@
 //! How comparisons are printed, and the conditions that they may break: options that `compare` and `tune` share.
 
-use super::{aims, table};
+use super::{aims, condition, table};
 use crate::{
     cli::{Failure, paint::Paint},
-    report::{aims::aims as aims_of, assess::Assessment, html, json, markdown},
-    stats::gate::{Gate, Outcome},
+    report::{
+        aims::aims as aims_of,
+        assess::{Assessment, Group},
+        html, json, markdown,
+    },
+    stats::{
+        Snapshot,
+        gate::{About, Gate, Outcome},
+    },
 };
 use anyhow::Context;
 use std::{fs, path::PathBuf};
+
+fn snapshots<'a>(group: &Group<'a>) -> Vec<&'a Snapshot> {
+    group.runs.iter().map(|run| &run.snapshot).collect()
+}
 
 /// Options of a comparison's output.
 #[derive(Debug, Default, clap::Args)]
@@ -21,9 +32,9 @@ pub(in crate::cli) struct Output {
     /// Also write a report with drawings: one HTML file that needs no network
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
-    /// Exit with 1 when this holds, such as 'irq_delivery.p99 > +5%' or 'workload.throughput < -5%'; decides alone, may be
-    /// repeated
-    #[arg(long, value_name = "CONDITION")]
+    /// Exit with 1 when this holds, such as 'irq_delivery.p99 > +5%', 'vcpu_sched.migrations > 10/s' or
+    /// 'workload.throughput < -5%'; decides alone, may be repeated
+    #[arg(long, value_name = "CONDITION", value_parser = condition::parse)]
     fail_if: Vec<Gate>,
 }
 
@@ -68,6 +79,11 @@ impl Output {
         Ok(Some(path.display().to_string()))
     }
 
+    /// The conditions.
+    pub(in crate::cli) fn conditions(&self) -> &[Gate] {
+        &self.fail_if
+    }
+
     /// Whether there are conditions; they then decide alone.
     pub(in crate::cli) fn has_conditions(&self) -> bool {
         !self.fail_if.is_empty()
@@ -76,10 +92,18 @@ impl Output {
     /// The conditions that the comparisons of two configurations, one for each load, break or cannot answer, one line each.
     pub(in crate::cli) fn broken(&self, assessments: &[Assessment<'_>]) -> Vec<String> {
         let figures: Vec<_> = assessments.iter().flat_map(Assessment::figures).collect();
-        let judge = |gate: &Gate| match gate.is_of_workload() {
-            // A figure belongs to one of the loads; series are held to a condition under each.
-            true => vec![gate.judge_workload(&figures)],
-            false => assessments.iter().map(|one| gate.judge(&one.comparison.rows)).collect(),
+        let judge = |gate: &Gate| -> Vec<Outcome> {
+            match gate.about() {
+                // A figure belongs to one of the loads; series and counters are held to a condition under each.
+                About::Workload { .. } => vec![gate.judge_workload(&figures)],
+                About::Series { .. } => {
+                    assessments.iter().map(|one| gate.judge(&one.comparison.rows)).collect()
+                }
+                About::Counter { .. } => assessments
+                    .iter()
+                    .map(|one| gate.judge_counter(&snapshots(&one.before), &snapshots(&one.after)))
+                    .collect(),
+            }
         };
         let broken = self.fail_if.iter().flat_map(judge).filter_map(|outcome| match outcome {
             Outcome::NotMet => None,

@@ -198,15 +198,37 @@ fn workloads(runs: &[&Run], paint: Paint) -> String {
     text
 }
 
-/// What a reader should know of the file.
+/// What a reader should know of the file, and of runs that are not compared for another reason than that they were cut off, which
+/// the file's notes say, or that their workload failed, which stands beside it.
 pub(super) fn notes(session: &Session, paint: Paint) -> String {
-    let line = |note: &String| format!("{} {note}\n", paint.text(Style::Warning, "note:"));
-    session.notes.iter().map(line).collect()
+    let line = |note: String| format!("{} {note}\n", paint.text(Style::Warning, "note:"));
+    let of_runs = session.runs.iter().filter_map(|run| {
+        let end = run.end.as_ref()?;
+        (end.broken_off.is_some() || !end.not_held.is_empty()).then_some(())?;
+        let said = run.unfit()?;
+        Some(format!("run {} ({}) {said}; it is not compared", run.start.order, run.config()))
+    });
+    session.notes.iter().cloned().chain(of_runs).map(line).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::{decode, sample};
+
+    #[test]
+    fn runs_that_are_not_compared_are_told() {
+        let mut session = decode(sample::lines(2, &[("own", 0.3)]).as_bytes()).unwrap();
+        let plain = Paint::default();
+        assert_eq!(notes(&session, plain), "");
+        session.runs[1].end.as_mut().unwrap().not_held = vec!["irq 40: it is gone".to_owned()];
+        session.runs[3].end.as_mut().unwrap().broken_off = Some("irq_delivery.p50 > 1ms".to_owned());
+        assert_eq!(
+            notes(&session, plain),
+            "note: run 1 (own) did not keep its configuration: irq 40: it is gone; it is not compared\n\
+             note: run 3 (own) was broken off: irq_delivery.p50 > 1ms; it is not compared\n"
+        );
+    }
 
     #[test]
     fn shares_need_all_parts() {

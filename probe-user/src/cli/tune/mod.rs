@@ -1,12 +1,14 @@
 //! `vfprobe tune`.
 
+mod judgeable;
 mod request;
 mod screen;
 
-use self::{request::request, screen::Screen};
+use self::{judgeable::judgeable, request::request, screen::Screen};
+use super::compare::{Output, condition};
 use super::paint::Paint;
 use super::policy::LookArgs;
-use super::{Exit, Failure, Globals, compare::Output, duration, failures, plan, print};
+use super::{Exit, Failure, Globals, duration, failures, plan, print};
 use crate::app::tune::{self, BASELINE, Event, TuneError};
 use crate::app::tuning::{self, ResumeError, Try};
 use crate::app::vectors::Looked;
@@ -64,10 +66,14 @@ pub struct Args {
     /// Seed of the runs' order [default: from the clock]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// End the session and put the host back as soon as one run of a changed host does this, such as
+    /// End the session and put the host back as soon as a run of a changed host does this, such as
     /// 'irq_delivery.p99 > +200%' or 'workload.loss > 10%' (changes are against the baseline's runs so far); may be repeated
-    #[arg(long, value_name = "CONDITION")]
+    #[arg(long, value_name = "CONDITION", value_parser = condition::parse)]
     abort_if: Vec<Gate>,
+    /// Also count what takes the CPUs that the configurations promise to the guest, in all runs alike; its rows are among the
+    /// others, and not in the verdict
+    #[arg(long)]
+    noise: bool,
     /// Leave the best configuration in force when it is clearly better and breaks no --fail-if
     #[arg(long)]
     keep_best: bool,
@@ -77,7 +83,7 @@ pub struct Args {
     /// Make the runs that are missing in the file of a session that was cut short; all else is as it was asked for then
     #[arg(long, value_name = "FILE", conflicts_with_all = [
         "guest", "tries", "sweep", "cpus", "isolate", "repeat", "preset", "target", "duration", "warm_up", "seed",
-        "abort_if", "output", "command", "workload_mode",
+        "abort_if", "noise", "output", "command", "workload_mode",
     ])]
     resume: Option<PathBuf>,
     #[command(flatten)]
@@ -124,10 +130,12 @@ pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
         Some(path) => {
             let (writer, session, mut request) = tuning::resume(&root, path).map_err(resume_failure)?;
             request.look = args.look.length();
+            judgeable(&request, args.format.conditions())?;
             (path.clone(), writer, Some(session), request)
         }
         None => {
             let request = request(args, &root)?;
+            judgeable(&request, args.format.conditions())?;
             let path = args.output.clone();
             let path = path.unwrap_or_else(|| format!("vfprobe-{}.vfprobe", record::file_stamp()).into());
             let writer = record::create_session(&root, &path).map_err(failures::session)?;
@@ -193,6 +201,7 @@ fn failure(error: TuneError) -> Failure {
         TuneError::Record(e) => failures::record(e),
         TuneError::Session(e) => failures::session(e),
         TuneError::Plan { source, .. } => failures::plan(source),
+        TuneError::NothingGuarded => Failure::usage(error),
         TuneError::State(_) | TuneError::InForce => Failure::cannot_run(error),
         TuneError::Interrupted | TuneError::Aborted { .. } => Failure::new(Exit::RolledBack, error),
         TuneError::Apply { source: ApplyError::Incomplete(_), .. }

@@ -28,6 +28,7 @@ pub(super) fn request(args: &Args, root: &HostRoot) -> Result<TuneRequest, Failu
         loads: loads(args, root, guest)?,
         abort_if: args.abort_if.clone(),
         look: args.look.length(),
+        noise: args.noise,
     })
 }
 

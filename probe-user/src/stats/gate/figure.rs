@@ -1,7 +1,7 @@
 //! Conditions on the figures of a workload: which figure, in which unit, and whether it is beyond the limit.
 
-use super::{Gate, Limit, Outcome, Subject};
-use crate::stats::compare::{Compared, Verdict};
+use super::{Gate, Outcome, Subject};
+use crate::stats::compare::Compared;
 use std::fmt;
 
 /// What a figure measures, which its limits must measure too.
@@ -69,22 +69,7 @@ impl Gate {
     pub fn judge_workload(&self, figures: &[Figure<&Compared>]) -> Outcome {
         let mut unknown = Some(format!("{self}: no such figure of a workload in both recordings"));
         for figure in figures.iter().filter(|figure| self.is_about(figure)) {
-            let why = match self.limit {
-                Limit::Value(_, of) if of != figure.measure => {
-                    Some(format!("it is {}, and the limit {of}", figure.measure))
-                }
-                // Zero throughout: there is no ratio, and no change either.
-                Limit::Ratio(_) if figure.value.estimate.is_none() => (figure.value.verdict
-                    != Verdict::NoDifference)
-                    .then(|| figure.value.reason.clone().unwrap_or_else(|| "it has no figure".to_owned())),
-                _ => None,
-            };
-            let found = match why {
-                Some(why) => Err(why),
-                None if figure.value.estimate.is_none() && matches!(self.limit, Limit::Ratio(_)) => Ok(None),
-                None => self.judge_one(figure.value, figure.measure).ok_or("it has no figure".to_owned()),
-            };
-            match found {
+            match self.judge_figure(figure.value, figure.measure) {
                 Ok(Some(value)) => return Outcome::Met(format!("{self}: {figure} is {value}")),
                 Ok(None) => unknown = None,
                 Err(why) => unknown = unknown.map(|_| format!("{self}: {figure} cannot be judged: {why}")),

@@ -1,8 +1,11 @@
-//! Conditions for automation: `irq_delivery.p99 > +5%`, `vm_exit{reason=INTR}.p50 > 20us`, `workload.throughput < -5%`.
+//! Conditions for automation: `irq_delivery.p99 > +5%`, `vm_exit{reason=INTR}.p50 > 20us`, `vcpu_sched.migrations > 10/s`,
+//! `workload.throughput < -5%`.
 //!
-//! Pure. The grammar is `PROBE[{label=value,...}].PERCENTILE (>|<) (+N%|-N%|DURATION)`, and the same of a workload's figures
-//! with `workload[{tool=NAME,load=NAME}].FIGURE` and limits in the figure's unit.
+//! Pure. The grammar is `PROBE[{label=value,...}].PERCENTILE (>|<) (+N%|-N%|DURATION)`, the same of a counter's rate with
+//! `PROBE[{label=value,...}].COUNTER` and `N/s` (of a counter of time `N%`), and of a workload's figures with
+//! `workload[{tool=NAME,load=NAME}].FIGURE` and limits in the figure's unit.
 
+mod counter;
 mod figure;
 mod text;
 
@@ -44,8 +47,38 @@ pub struct Gate {
 enum Subject {
     /// A percentile of series.
     Series(Selector, Quantile),
+    /// The rate of a counter, by its name.
+    Counter(Selector, String),
     /// A figure of workloads.
     Workload { tool: Option<String>, load: Option<String>, name: String },
+}
+
+/// What a condition is about, for whoever knows what there is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum About<'a> {
+    /// A percentile of series.
+    Series {
+        /// Their probe.
+        probe: &'a str,
+        /// Labels by which they are chosen.
+        labels: &'a Labels,
+    },
+    /// A counter.
+    Counter {
+        /// Its probe.
+        probe: &'a str,
+        /// Labels by which it is chosen.
+        labels: &'a Labels,
+        /// Its name.
+        name: &'a str,
+    },
+    /// A figure of workloads.
+    Workload {
+        /// Their tool, where it is named.
+        tool: Option<&'a str>,
+        /// The load, where it is named.
+        load: Option<&'a str>,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -59,7 +92,7 @@ enum Limit {
 /// A text that is not a condition.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{text:?} is not a condition: {reason} (expected for example 'irq_delivery.p99 > +5%', 'vm_exit{{reason=INTR}}.p50 > 20us' or 'workload.loss > 1%')"
+    "{text:?} is not a condition: {reason} (expected for example 'irq_delivery.p99 > +5%', 'vm_exit{{reason=INTR}}.p50 > 20us', 'vcpu_sched.migrations > 10/s' or 'workload.loss > 1%')"
 )]
 pub struct NotAGate {
     text: String,
@@ -116,6 +149,24 @@ impl FromStr for Selector {
 }
 
 impl Gate {
+    /// What it is about.
+    #[must_use]
+    pub fn about(&self) -> About<'_> {
+        match &self.subject {
+            Subject::Series(Selector { probe, labels }, _) => About::Series { probe, labels },
+            Subject::Counter(Selector { probe, labels }, name) => About::Counter { probe, labels, name },
+            Subject::Workload { tool, load, .. } => {
+                About::Workload { tool: tool.as_deref(), load: load.as_deref() }
+            }
+        }
+    }
+
+    /// Whether it is about a change, which takes several runs of either side.
+    #[must_use]
+    pub fn is_of_change(&self) -> bool {
+        matches!(self.limit, Limit::Ratio(_))
+    }
+
     /// Whether it is about a workload's figure, and not about series.
     #[must_use]
     pub fn is_of_workload(&self) -> bool {
@@ -127,6 +178,28 @@ impl Gate {
     /// verdict. Nothing is beyond a change before there is a run to compare with, or where a run has too few values.
     #[must_use]
     pub fn breach(&self, before: &[&Snapshot], run: &Snapshot) -> Option<String> {
+        match self.subject {
+            Subject::Series(..) => self.breach_of_series(before, run, 1),
+            Subject::Counter(..) => self.breach_of_counter(before, run),
+            Subject::Workload { .. } => None,
+        }
+    }
+
+    /// As [`Gate::breach`], of a run that is under way: a percentile needs ten times the values that it needs at the end,
+    /// and a rate ten seconds, so that a burst at the beginning ends no run.
+    #[must_use]
+    pub fn breach_so_far(&self, before: &[&Snapshot], run: &Snapshot) -> Option<String> {
+        const LONG_ENOUGH_NS: u64 = 10_000_000_000;
+        match self.subject {
+            Subject::Series(..) => self.breach_of_series(before, run, 10),
+            Subject::Counter(..) if run.to_ns.saturating_sub(run.from_ns) < LONG_ENOUGH_NS => None,
+            Subject::Counter(..) => self.breach_of_counter(before, run),
+            Subject::Workload { .. } => None,
+        }
+    }
+
+    /// `times`: how many times the values are needed in this run that its percentile needs.
+    fn breach_of_series(&self, before: &[&Snapshot], run: &Snapshot, times: u64) -> Option<String> {
         let Subject::Series(selector, quantile) = &self.subject else { return None };
         let dropped = Detail::Folded.dropped();
         let (before, run): (Vec<Snapshot>, Snapshot) =
@@ -135,7 +208,8 @@ impl Gate {
             let enough = histogram.n() >= quantile.needs();
             enough.then(|| interpolated(histogram, *quantile)).flatten().map(|ns| ns.max(1.0))
         };
-        run.series.iter().filter(|s| selector.covers(&s.probe, &s.labels)).find_map(|series| {
+        let many = |s: &&Series| s.histogram.n() >= quantile.needs().saturating_mul(times);
+        run.series.iter().filter(|s| selector.covers(&s.probe, &s.labels)).filter(many).find_map(|series| {
             let same = |s: &&Series| s.probe == series.probe && s.labels == series.labels;
             let earlier = before.iter().filter_map(|one| one.series.iter().find(same));
             let earlier: Vec<f64> = earlier.filter_map(|s| figure(&s.histogram)).collect();
@@ -177,7 +251,7 @@ impl Gate {
             Subject::Series(series, quantile) => {
                 row.quantile == *quantile && series.covers(&row.probe, &row.labels)
             }
-            Subject::Workload { .. } => false,
+            Subject::Counter(..) | Subject::Workload { .. } => false,
         };
         for row in rows.into_iter().filter(covered) {
             let labels: Vec<String> = row.labels.iter().map(|(n, v)| format!("{n}={v}")).collect();
@@ -282,6 +356,26 @@ mod tests {
             assert_eq!(found.is_some(), breached, "{text}: {found:?}");
             let complete = |said: &String| said.starts_with(text) && said.contains(" is ");
             assert!(found.as_ref().is_none_or(complete), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn a_run_under_way_is_held_to_a_limit_once_it_says_enough() {
+        // The invented run has 800 deliveries in five seconds.
+        let five_seconds = sample::snapshot(&mut SplitMix64::new(6), 0, 4.0);
+        let longer = Snapshot { to_ns: 12_000_000_000, ..five_seconds.clone() };
+        for (text, run, at_the_end, so_far) in [
+            ("irq_delivery.p50 > 1us", &five_seconds, true, true),
+            ("irq_delivery.p90 > 1us", &five_seconds, true, true),
+            ("irq_delivery.p99 > 1us", &five_seconds, true, false),
+            ("irq_delivery.raised > 1/s", &five_seconds, true, false),
+            ("irq_delivery.raised > 1/s", &longer, true, true),
+            ("irq_delivery.raised > 1000/s", &longer, false, false),
+            ("workload.loss > 1%", &longer, false, false),
+        ] {
+            let gate: Gate = text.parse().unwrap();
+            assert_eq!(gate.breach(&[], run).is_some(), at_the_end, "{text}");
+            assert_eq!(gate.breach_so_far(&[], run).is_some(), so_far, "{text}");
         }
     }
 }

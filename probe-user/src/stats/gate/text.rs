@@ -1,6 +1,6 @@
 //! Conditions as they are written.
 
-use super::{Gate, Limit, Measure, NotAGate, Selector, Subject};
+use super::{Gate, Limit, Measure, NotAGate, Selector, Subject, counter::measure_of};
 use crate::stats::Quantile;
 use std::str::FromStr;
 
@@ -18,10 +18,21 @@ impl FromStr for Gate {
             wrong("the limit is +N%, -N%, or a value with its unit such as 20us, 9Gbit/s or 1%")
         })?;
         let subject = parse_subject(left).map_err(wrong)?;
-        if matches!((&subject, limit), (Subject::Series(..), Limit::Value(_, measure)) if measure != Measure::Time)
-        {
-            return Err(wrong("the limit of a percentile is +N%, -N% or a duration such as 20us"));
-        }
+        let fits = match (&subject, limit) {
+            (Subject::Series(..), Limit::Value(_, of)) if of != Measure::Time => {
+                Err("the limit of a percentile is +N%, -N% or a duration such as 20us")
+            }
+            (Subject::Counter(_, name), Limit::Value(_, of)) if of != measure_of(name) => {
+                Err(match measure_of(name) {
+                    Measure::Share => {
+                        "the limit of a counter of time is +N%, -N%, or a share of it without a sign such as 5%"
+                    }
+                    _ => "the limit of a counter is +N%, -N%, or a rate such as 10/s",
+                })
+            }
+            _ => Ok(()),
+        };
+        fits.map_err(wrong)?;
         Ok(Self { text: text.trim().to_owned(), subject, above: text.as_bytes()[at] == b'>', limit })
     }
 }
@@ -35,13 +46,24 @@ fn parse_subject(text: &str) -> Result<Subject, &'static str> {
             if selector.probe == WORKLOAD {
                 return parse_workload(selector, name.trim());
             }
-            (series, Quantile::from_name(name))
+            let quantile = Quantile::from_name(name);
+            if quantile.is_none() && is_counter(name.trim()) {
+                return Ok(Subject::Counter(selector, name.trim().to_owned()));
+            }
+            (series, quantile)
         }
     };
-    let quantile = quantile.ok_or(
-        "percentiles are p50, p90, p99 and p999; a figure of a workload is written workload.rtt_mean",
-    )?;
+    let quantile =
+        quantile.ok_or("percentiles are p50, p90, p99 and p999, and counters words such as migrations")?;
     Ok(Subject::Series(Selector::parse(series)?, quantile))
+}
+
+/// A word, and no percentile that there is not.
+fn is_counter(name: &str) -> bool {
+    let is_word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    let percentile =
+        name.strip_prefix('p').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+    !name.is_empty() && !percentile && name.chars().all(is_word)
 }
 
 fn parse_workload(selector: Selector, name: &str) -> Result<Subject, &'static str> {
@@ -76,6 +98,7 @@ fn parse_limit(text: &str) -> Option<Limit> {
         ("ns", 1.0, Measure::Time),
         ("us", 1e3, Measure::Time),
         ("ms", 1e6, Measure::Time),
+        ("/s", 1.0, Measure::Number),
         ("s", 1e9, Measure::Time),
         ("", 1.0, Measure::Number),
     ]
@@ -102,6 +125,8 @@ mod tests {
             ("7ns", value(7.0, Measure::Time)),
             ("5%", value(0.05, Measure::Share)),
             ("5", value(5.0, Measure::Number)),
+            ("5/s", value(5.0, Measure::Number)),
+            ("0.5 /s", value(0.5, Measure::Number)),
             ("9.5 Gbit/s", value(9.5e9, Measure::BitRate)),
             ("80kbit/s", value(8e4, Measure::BitRate)),
             ("3bit/s", value(3.0, Measure::BitRate)),
@@ -123,7 +148,9 @@ mod tests {
             ("irq_delivery.p99", "no > or <"),
             ("irq_delivery > +5%", "no .PERCENTILE"),
             ("irq_delivery.p98 > +5%", "percentiles are p50"),
-            ("ping.rtt_mean > +5%", "is written workload.rtt_mean"),
+            ("irq_delivery.Raised > +5%", "counters words such as migrations"),
+            ("irq_delivery.raised > 5us", "a rate such as 10/s"),
+            ("vcpu_sched.preempted_ns > 5/s", "a share of it"),
             (".p99 > +5%", "no probe"),
             ("a{b.p99 > +5%", "no closing }"),
             ("a{b}.p99 > +5%", "labels are name=value"),

@@ -18,22 +18,43 @@ use crate::process::send_lines;
 const TICK: Duration = Duration::from_millis(200);
 /// Console lines shown when the host does not end by itself.
 const LAST_LINES: usize = 20;
-/// A host that has not started its task by then never will: a boot takes 10 to 30 s.
-const BOOT_LIMIT: Duration = Duration::from_secs(120);
+/// A host that has not started its task by then never will: a boot takes 4 to 30 s.
+const BOOT_LIMIT: Duration = Duration::from_secs(60);
 const BOOT_ATTEMPTS: u32 = 3;
 /// How long the machine may take to switch itself off when its task has ended and its files are out.
 const POWER_OFF_LIMIT: Duration = Duration::from_secs(15);
 
+/// How Linux says on its console that it, or the machine under it, no longer works.
+const BREAKDOWNS: [&str; 6] = [
+    "Kernel panic",
+    "blocked for more than",
+    "soft lockup",
+    "hard LOCKUP",
+    "detected stalls on CPUs",
+    "self-detected stall",
+];
+/// Of the silence that a task may keep, the part after which one whose kernel says that it is broken is given up.
+const BROKEN_SILENCE: u32 = 4;
+
+/// How long a task may take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// From the start of the machine to the end of the task.
+    pub(crate) whole: Duration,
+    /// Between two lines of its output; as long as it likes where there is none.
+    pub(crate) silence: Option<Duration>,
+}
+
 /// Boots `machine` and runs its task to the end, each line of its output given to `line`. Returns the task's exit
-/// status; a host that dies or passes `limit` is an error with the last lines of its console.
+/// status; a host that dies or passes a limit is an error with the last lines of its console.
 pub(crate) fn run(
     images: &Images,
     machine: &Machine,
-    limit: Duration,
+    limits: Limits,
     line: &mut dyn FnMut(&str),
 ) -> Result<u8> {
     for attempt in 1.. {
-        match boot(images, machine, limit, line)? {
+        match boot(images, machine, limits, line)? {
             End::Exited => break,
             // On a busy machine Linux' checks of its timers can fail in emulation: it panics, or waits for a tick
             // that never comes. No task has started then, so another boot hides nothing of what is tested.
@@ -47,7 +68,12 @@ pub(crate) fn run(
             ),
             End::PastLimit => bail!(
                 "the lab was stopped at its limit of {} s (see --limit); last lines of its console:\n{}",
-                limit.as_secs(),
+                limits.whole.as_secs(),
+                last_lines(&machine.console)
+            ),
+            End::Silent(silence) => bail!(
+                "the lab was stopped as its task had been silent for {} s; last lines of its console:\n{}",
+                silence.as_secs(),
                 last_lines(&machine.console)
             ),
         }
@@ -63,9 +89,11 @@ enum End {
     /// The task never started.
     NeverUp,
     PastLimit,
+    /// The task had said nothing for this long.
+    Silent(Duration),
 }
 
-fn boot(images: &Images, machine: &Machine, limit: Duration, line: &mut dyn FnMut(&str)) -> Result<End> {
+fn boot(images: &Images, machine: &Machine, limits: Limits, line: &mut dyn FnMut(&str)) -> Result<End> {
     let start = Instant::now();
     let messages = machine.console.with_extension("qemu");
     let mut child = qemu(images, machine)
@@ -79,9 +107,13 @@ fn boot(images: &Images, machine: &Machine, limit: Duration, line: &mut dyn FnMu
     let reader = thread::spawn(move || send_lines(output, &sender));
     let mut up = None;
     let mut task_ended = None;
+    let mut spoke = start;
     let stopped = loop {
         match receiver.recv_timeout(TICK) {
-            Ok(text) => line(&text),
+            Ok(text) => {
+                spoke = Instant::now();
+                line(&text);
+            }
             Err(RecvTimeoutError::Disconnected) => break None,
             Err(RecvTimeoutError::Timeout) => {}
         }
@@ -95,10 +127,13 @@ fn boot(images: &Images, machine: &Machine, limit: Duration, line: &mut dyn FnMu
         if task_ended.is_none() && up.is_some() && marker(&machine.console, "LAB-EXIT ").is_some() {
             task_ended = Some(Instant::now());
         }
+        let silent = limits.silence.filter(|_| up.is_some() && task_ended.is_none());
         let stop = if task_ended.is_some_and(|at| at.elapsed() > POWER_OFF_LIMIT) {
             Some(End::Exited)
-        } else if start.elapsed() > limit {
+        } else if start.elapsed() > limits.whole {
             Some(End::PastLimit)
+        } else if silent.is_some_and(|limit| gave_up(limit, spoke.elapsed(), &machine.console)) {
+            Some(End::Silent(spoke.elapsed()))
         } else if up.is_none() && start.elapsed() > BOOT_LIMIT {
             Some(End::NeverUp)
         } else {
@@ -121,6 +156,19 @@ fn boot(images: &Images, machine: &Machine, limit: Duration, line: &mut dyn FnMu
         None if marker(&machine.console, "LAB-UP ").is_none() => Ok(End::NeverUp),
         None => Ok(End::Exited),
     }
+}
+
+/// Whether a task that has been silent for `silent` will not go on: too long, or long enough with a kernel that says
+/// that it is broken.
+fn gave_up(limit: Duration, silent: Duration, console: &Path) -> bool {
+    silent > limit
+        || silent > limit / BROKEN_SILENCE
+            && fs::read(console).is_ok_and(|text| breakdown(&String::from_utf8_lossy(&text)).is_some())
+}
+
+/// The console line that tells of a breakdown.
+pub(crate) fn breakdown(console: &str) -> Option<&str> {
+    console.lines().find(|line| BREAKDOWNS.iter().any(|sign| line.contains(sign))).map(str::trim)
 }
 
 /// Boots `machine` with the task on this terminal.
@@ -196,6 +244,30 @@ mod tests {
         ];
         for (text, expected) in cases {
             assert_eq!(find_marker(text, "LAB-EXIT "), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_console_tells_of_a_breakdown() {
+        let hung = "ok\r\n[  363.9] INFO: task vfprobe:231 blocked for more than 120 seconds.\r\nmore\n";
+        assert_eq!(
+            breakdown(hung),
+            Some("[  363.9] INFO: task vfprobe:231 blocked for more than 120 seconds.")
+        );
+        assert_eq!(breakdown("LAB-UP 6.12\nLAB-EXIT 0\n"), None);
+    }
+
+    #[test]
+    fn a_silent_task_is_given_up_sooner_when_its_kernel_is_broken() {
+        let dir = tempfile::tempdir().unwrap();
+        let console = dir.path().join("console.log");
+        let limit = Duration::from_secs(240);
+        for (text, waits, ends) in
+            [("LAB-UP 6.12\n", 240, 241), ("rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:\n", 60, 61)]
+        {
+            fs::write(&console, text).unwrap();
+            assert!(!gave_up(limit, Duration::from_secs(waits), &console), "{text}");
+            assert!(gave_up(limit, Duration::from_secs(ends), &console), "{text}");
         }
     }
 

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use self::boot::Limits;
 pub(crate) use self::images::Images;
 pub(crate) use self::kernel::Kernel;
 use self::qemu::{Machine, Share};
@@ -174,7 +175,8 @@ impl<'a> Lab<'a> {
         line: &mut dyn FnMut(&str),
     ) -> Result<u8> {
         let files = tempfile::tempdir()?;
-        self.run_in(files.path(), kernel, script, limit, options, line)
+        let limits = Limits { whole: limit, silence: None };
+        self.run_in(files.path(), kernel, script, limits, options, line)
     }
 
     /// The same, with the boot's own files (its console among them) in the folder `files`, where they stay.
@@ -183,7 +185,7 @@ impl<'a> Lab<'a> {
         files: &Path,
         kernel: &Kernel,
         script: &Path,
-        limit: Duration,
+        limits: Limits,
         options: &Options,
         line: &mut dyn FnMut(&str),
     ) -> Result<u8> {
@@ -192,8 +194,8 @@ impl<'a> Lab<'a> {
         ensure!(script.is_file(), "{} is no file", script.display());
         let _lock = self.images.ready(std::slice::from_ref(kernel), false)?;
         let machine = self.machine(kernel, &script, files, options, None)?;
-        eprintln!("lab: booting {kernel} (limit {} s)", limit.as_secs());
-        boot::run(&self.images, &machine, limit, line)
+        eprintln!("lab: booting {kernel} (limit {} s)", limits.whole.as_secs());
+        boot::run(&self.images, &machine, limits, line)
     }
 
     fn shell(&self, kernel: &Kernel, options: &Options) -> Result<u8> {

@@ -176,10 +176,10 @@ box_down() { crun --cgroup-manager=disabled kill box TERM && wait "$BOX"; crun -
 check box box BPF PERFMON SYS_PTRACE DAC_READ_SEARCH
 traffic
 check box-deliveries wait_for 30 "interrupts of vm1" counted
-equal box-slow-path "running raw tracepoint; without slow_path" "$(hook irq_delivery)"
+equal box-slow-path "running fexit, raw tracepoint; without slow_path" "$(hook irq_delivery)"
 check box-ends box_down
 check bigger-box box BPF PERFMON SYS_PTRACE DAC_READ_SEARCH SYSLOG
-equal bigger-box-slow-path "running raw tracepoint" "$(hook irq_delivery)"
+equal bigger-box-slow-path "running fexit, raw tracepoint" "$(hook irq_delivery)"
 check bigger-box-ends box_down
 check smaller-box box BPF PERFMON
 traffic

@@ -96,7 +96,7 @@ fn results(show: &Show, out: &Path) -> Result<String> {
     for (name, what) in show.results {
         let file = out.join(name);
         let size = fs::metadata(&file).with_context(|| format!("the demo left no {}", file.display()))?.len();
-        lines.push(format!("  {name:<16} {:>6}  {what}", size_text(size)));
+        lines.push(format!("  {name:<16} {:>8}  {what}", size_text(size)));
     }
     Ok(lines.join("\n"))
 }
@@ -146,7 +146,7 @@ mod tests {
             }
             let text = results(&show, dir.path()).unwrap();
             assert_eq!(text.lines().count(), show.results.len());
-            assert!(text.starts_with(&format!("  {:<16}  2 KiB  ", show.results[0].0)), "{text}");
+            assert!(text.starts_with(&format!("  {:<16}    2 KiB  ", show.results[0].0)), "{text}");
         }
     }
 }

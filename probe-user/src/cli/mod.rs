@@ -61,12 +61,12 @@ pub struct Globals {
     #[arg(short, long, global = true, display_order = LAST, conflicts_with = "verbose")]
     pub quiet: bool,
     /// More about what is done; twice for debugging
-    #[arg(short, long, global = true, display_order = LAST, action = clap::ArgAction::Count)]
+    #[arg(short, long, global = true, display_order = LAST + 1, action = clap::ArgAction::Count)]
     pub verbose: u8,
     /// Colours in output [default: auto]
-    #[arg(long, global = true, display_order = LAST, value_name = "WHEN")]
+    #[arg(long, global = true, display_order = LAST + 2, value_name = "WHEN")]
     color: Option<ColorChoice>,
-    #[arg(long, global = true, display_order = LAST, value_name = "DIR", env = "VFPROBE_STATE_DIR", help = format!(
+    #[arg(long, global = true, display_order = LAST + 3, value_name = "DIR", env = "VFPROBE_STATE_DIR", help = format!(
         "Where the journal and the lock are kept [default: {DEFAULT_STATE_DIR}]"
     ))]
     state_dir: Option<PathBuf>,

@@ -1,5 +1,6 @@
 //! What programs take of real work: the same loop with and without them, in turn, by the wall clock.
 
+use crate::beside::Beside;
 use crate::figures::{row, table};
 use crate::rig::{NOTHING, Rig, stay_on};
 use anyhow::{Context, Result};
@@ -14,19 +15,19 @@ use std::time::Instant;
 const ROUNDS: usize = 300;
 
 /// A set of programs to attach, and what must be known to them.
-struct Setting {
+pub(crate) struct Setting {
     what: &'static str,
-    attached: &'static [(&'static str, &'static str)],
-    prepare: fn(&mut Rig) -> Result<()>,
+    pub(crate) attached: &'static [(&'static str, &'static str)],
+    pub(crate) prepare: fn(&mut Rig) -> Result<()>,
     /// Events (`system/event`) that a tracefs instance captures meanwhile.
     captured: &'static [&'static str],
 }
 
 /// A tracefs instance that captures nothing until it is told to; it goes with it.
-struct Capture(PathBuf);
+pub(crate) struct Capture(PathBuf);
 
 impl Capture {
-    fn prepare() -> Result<Self> {
+    pub(crate) fn prepare() -> Result<Self> {
         let dir = PathBuf::from("/sys/kernel/tracing/instances/vfprobe-bench");
         let _ = fs::remove_dir(&dir);
         fs::create_dir(&dir).with_context(|| dir.display().to_string())?;
@@ -34,7 +35,7 @@ impl Capture {
     }
 
     /// Turns an event on or off. What was captured is overwritten by what follows.
-    fn set(&self, event: &str, on: bool) -> Result<()> {
+    pub(crate) fn set(&self, event: &str, on: bool) -> Result<()> {
         let file = self.0.join("events").join(event).join("enable");
         fs::write(&file, if on { "1" } else { "0" }).with_context(|| file.display().to_string())
     }
@@ -139,8 +140,22 @@ impl PingPong {
     }
 }
 
+/// The waits of a thread from its wakeup, or from when it was put off its CPU, until it runs.
+const RUN_QUEUE: &str = "\
+tracepoint:sched:sched_wakeup /args->pid == TID/ { @since[args->pid] = nsecs; }
+tracepoint:sched:sched_switch /args->prev_pid == TID && args->prev_state == 0/ { @since[args->prev_pid] = nsecs; }
+tracepoint:sched:sched_switch /args->next_pid == TID && @since[args->next_pid]/ {
+  @wait = hist(nsecs - @since[args->next_pid]); delete(@since[args->next_pid]); }
+";
+/// The time from a moment until a vector is accepted, for each vector of each local APIC.
+const ACCEPTS: &str = "\
+BEGIN { @start = nsecs; }
+tracepoint:kvm:kvm_apic_accept_irq { @inject[args->apicid, args->vec] = hist(nsecs - @start); }
+";
+
 /// Scheduler programs under a ping-pong.
 pub(crate) fn switches(cpu: usize) -> Result<()> {
+    const BOTH: usize = 4;
     let settings = [
         Setting { what: "none", attached: &[], prepare: |_| Ok(()), captured: &[] },
         Setting {
@@ -193,7 +208,16 @@ pub(crate) fn switches(cpu: usize) -> Result<()> {
         },
     ];
     let mut load = PingPong::start(cpu)?;
-    compare("sched_switch, two threads of one CPU in turn", &settings, &mut || load.run())
+    compare("sched_switch, two threads of one CPU in turn", &settings, &mut || load.run())?;
+    println!();
+    let tid = rustix::thread::gettid();
+    let beside = Beside {
+        vfprobe: &settings[BOTH],
+        events: &["sched/sched_switch", "sched/sched_wakeup"],
+        bpftrace: RUN_QUEUE.replace("TID", &tid.as_raw_nonzero().to_string()),
+        cpu,
+    };
+    beside.compare("the same, run-queue waits of one of the two", &mut || load.run())
 }
 
 /// A machine with one vCPU that never runs: MSIs are accepted and stay pending.
@@ -210,7 +234,8 @@ fn machine() -> Result<(VmFd, VcpuFd)> {
 }
 
 /// Programs at the accept under MSIs through /dev/kvm.
-pub(crate) fn msis() -> Result<()> {
+pub(crate) fn msis(cpu: usize) -> Result<()> {
+    const IN_IRQ: usize = 3;
     const MSIS: u32 = 500;
     const ACCEPT: &str = "kvm_apic_accept_irq";
     let settings = [
@@ -247,11 +272,20 @@ pub(crate) fn msis() -> Result<()> {
     ];
     let (vm, _vcpu) = machine()?;
     let msi = kvm_msi { address_lo: 0xfee0_0000, data: 0x41, ..kvm_msi::default() };
-    compare("MSI through /dev/kvm (KVM_SIGNAL_MSI)", &settings, &mut || {
+    let mut work = || {
         let start = Instant::now();
         for _ in 0..MSIS {
             vm.signal_msi(msi)?;
         }
         Ok(start.elapsed().as_secs_f64() * 1e9 / f64::from(MSIS))
-    })
+    };
+    compare("MSI through /dev/kvm (KVM_SIGNAL_MSI)", &settings, &mut work)?;
+    println!();
+    let beside = Beside {
+        vfprobe: &settings[IN_IRQ],
+        events: &["kvm/kvm_apic_accept_irq"],
+        bpftrace: ACCEPTS.to_owned(),
+        cpu,
+    };
+    beside.compare("the same, times until the accept by vector", &mut work)
 }

@@ -1,6 +1,7 @@
 //! `cargo xtask bench probes`: what vfprobe's programs cost. Needs root. Everything is compared within one run, in
 //! turn, as machines differ and change; nothing is asserted.
 
+mod beside;
 mod figures;
 mod live;
 mod loads;
@@ -48,7 +49,7 @@ fn here() -> Result<()> {
     println!();
     loads::switches(cpu)?;
     println!();
-    loads::msis()?;
+    loads::msis(cpu)?;
     println!();
     memory::report()
 }

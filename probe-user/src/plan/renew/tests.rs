@@ -69,6 +69,7 @@ impl Bench {
             virtual_apic: None,
             seen: None,
             immovable: &immovable,
+            fixed: &BTreeSet::new(),
         };
         let renewed = plan_again(&facts, policy, &standing)?;
         let plan = &renewed.plan;
@@ -345,6 +346,7 @@ proptest! {
                 virtual_apic: None,
                 seen: None,
                 immovable: &immovable,
+                fixed: &BTreeSet::new(),
             };
             let (expected, _) = settled(&fresh, &[], &plan(&facts, &policy).unwrap());
             prop_assert_eq!(&bench.topology.irqs, &expected.irqs);

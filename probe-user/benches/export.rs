@@ -96,7 +96,7 @@ impl Source for MadeUp {
         let mut read = self.snapshot.clone();
         // Copies share their buckets until they are changed; what is read of a map is new.
         let none = Histogram::default();
-        read.series.iter_mut().for_each(|series| series.histogram.merge(&none));
+        read.series.iter_mut().for_each(|series| series.histogram = series.histogram.since(&none));
         Ok(self.ledger.label(read))
     }
 

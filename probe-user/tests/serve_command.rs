@@ -21,6 +21,7 @@ fn refused(output: &Output, code: i32, says: &str) {
     assert_eq!(output.status.code(), Some(code), "{message}");
     assert!(message.starts_with("vfprobe: ") && message.contains(says), "{message}");
     assert_eq!(message.lines().count(), 1, "{message}");
+    assert_eq!(message.matches(says).count(), 1, "said twice: {message}");
 }
 
 #[test]
@@ -52,6 +53,23 @@ fn labels_that_cannot_be_folded_are_named() {
     assert_eq!(output.status.code(), Some(2));
     let message = String::from_utf8_lossy(&output.stderr);
     assert!(message.contains("\"guest\" cannot be folded (expected slot or vcpu)"), "{message}");
+}
+
+#[test]
+fn a_policy_that_cannot_be_used_is_said_with_its_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("policy.toml");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vfprobe"));
+    let serve = command.args(["serve", "--listen", "127.0.0.1:0", "--policy"]).arg(&path);
+    let serve = serve.arg("--state-dir").arg(dir.path());
+    refused(&serve.output().unwrap(), 2, "No such file or directory");
+    for (text, says) in [
+        (&b"\nfoo = 1\n"[..], "policy.toml: line 2: unknown field `foo`"),
+        (b"# \xff\n", "policy.toml: line 1 is not UTF-8 text"),
+    ] {
+        std::fs::write(&path, text).unwrap();
+        refused(&serve.output().unwrap(), 2, says);
+    }
 }
 
 #[test]

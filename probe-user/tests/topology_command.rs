@@ -1,4 +1,4 @@
-//! `vfprobe topology` and `vfprobe doctor` as programs: exit codes, one line on failure, and JSON.
+//! Commands as programs: `topology` and `doctor` with exit codes, one line on failure, and JSON; wrong input of others.
 
 use serde_json::Value;
 use std::process::{Command, Output};
@@ -48,4 +48,30 @@ fn doctor_exits_with_1_exactly_when_something_blocks() {
     let table = vfprobe(&["doctor"]);
     assert_eq!(table.status.code(), output.status.code());
     assert!(text(&table.stdout).ends_with(&format!(" {blocking} blocking\n")), "{}", text(&table.stdout));
+}
+
+/// Input that a user named is refused in one line that says what it is.
+#[test]
+fn wrong_input_is_named() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let dir = dir.path().to_str().expect("text");
+    let nothing = format!("{dir}/nothing");
+    let session = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/session-v1.vfprobe");
+    for (args, says) in [
+        (&["apply", &nothing][..], format!("cannot read the plan {nothing}: No such file or directory")),
+        (&["apply", session], format!("{session} is not a plan, as plan --json writes it: ")),
+        (&["plan", "--policy", "/dev/zero"], "cannot read /dev/zero: it is larger than 16 MiB".to_owned()),
+        (
+            &["isolation", "--cpus", "0", "--budget", dir],
+            format!("cannot read the budget {dir}: Is a directory"),
+        ),
+        (&["show", session, "--guest", "vm2"], format!("{session} has no guest \"vm2\"; it has vm1")),
+        (&["compare", session, "--guest", "vm2"], format!("{session} has no guest \"vm2\"; it has vm1")),
+    ] {
+        let output = vfprobe(args);
+        let message = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {message}");
+        assert!(message.starts_with(&format!("vfprobe: {says}")), "{args:?}: {message}");
+        assert_eq!(message.lines().count(), 1, "{args:?}: {message}");
+    }
 }

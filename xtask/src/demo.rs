@@ -9,12 +9,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::lab::{Kernel, Lab, Options};
+use crate::lab::{self, Kernel, Lab, Options};
 use crate::progress::Progress;
 use crate::workspace::Workspace;
 
 /// Three times what it takes on two cores.
 const LIMIT: Duration = Duration::from_secs(900);
+/// Boots it gets when QEMU's emulation of nested guests breaks down under it.
+const ATTEMPTS: u32 = 3;
+
 /// What is shown: the script, where it leaves its results, and what to say about each of them.
 struct Show {
     script: &'static str,
@@ -60,18 +63,26 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     let share = lab.stage(false)?;
     let show = if args.paths { PATHS } else { TUNING };
     let out = workspace.root.join(show.folder);
-    if out.is_dir() {
-        fs::remove_dir_all(&out).with_context(|| format!("cannot empty {}", out.display()))?;
-    }
     let options = Options { share: Some(share), out: Some(out.clone()), ..Options::default() };
     let script = workspace.root.join(show.script);
-    let mut steps = Steps::new("booting an emulated host with an SR-IOV card");
-    let ended = lab.run(&args.kernel, &script, LIMIT, &options, &mut |line| steps.line(line));
-    steps.end(matches!(ended, Ok(0)));
-    match ended? {
-        0 => {}
-        status => {
-            bail!("the demo ended with status {status}; what it wrote is above and in {}", out.display())
+    for attempt in 1.. {
+        if out.is_dir() {
+            fs::remove_dir_all(&out).with_context(|| format!("cannot empty {}", out.display()))?;
+        }
+        let mut steps = Steps::new("booting an emulated host with an SR-IOV card");
+        let ended = lab.run(&args.kernel, &script, LIMIT, &options, &mut |line| steps.line(line));
+        steps.end(matches!(ended, Ok(0)));
+        let status = ended?;
+        if status == 0 {
+            break;
+        }
+        match lab::trouble(&out) {
+            Some(trouble) if attempt < ATTEMPTS => {
+                eprintln!("the emulated machine broke down ({trouble}); once more");
+            }
+            _ => {
+                bail!("the demo ended with status {status}; what it wrote is above and in {}", out.display())
+            }
         }
     }
     println!("\nDone in {:.0} s. Left in {}:", start.elapsed().as_secs_f64(), out.display());
@@ -85,7 +96,7 @@ fn results(show: &Show, out: &Path) -> Result<String> {
     for (name, what) in show.results {
         let file = out.join(name);
         let size = fs::metadata(&file).with_context(|| format!("the demo left no {}", file.display()))?.len();
-        lines.push(format!("  {name:<16} {:>6}  {what}", size_text(size)));
+        lines.push(format!("  {name:<16} {:>8}  {what}", size_text(size)));
     }
     Ok(lines.join("\n"))
 }
@@ -135,7 +146,7 @@ mod tests {
             }
             let text = results(&show, dir.path()).unwrap();
             assert_eq!(text.lines().count(), show.results.len());
-            assert!(text.starts_with(&format!("  {:<16}  2 KiB  ", show.results[0].0)), "{text}");
+            assert!(text.starts_with(&format!("  {:<16}    2 KiB  ", show.results[0].0)), "{text}");
         }
     }
 }

@@ -20,7 +20,14 @@ mod renewal;
 pub mod schedule;
 pub mod serve;
 mod service_manager;
+pub mod text_file;
 pub mod trace;
 pub mod tune;
 pub mod tuning;
 pub mod vectors;
+
+/// An error with its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}

@@ -3,6 +3,7 @@
 //! The host is never left changed by accident: whatever ends the session, the configuration in force is undone, and
 //! after kill -9 the journal is there for `vfprobe rollback`.
 
+use super::chain;
 use super::control::make_plan;
 use super::hold::{Counts, Held, Hold};
 use super::interrupt::Interrupts;
@@ -73,7 +74,7 @@ pub enum TuneError {
     )]
     NothingGuarded,
     /// A configuration cannot be planned.
-    #[error("{config}: {source}")]
+    #[error("{config}")]
     Plan {
         /// The configuration.
         config: String,
@@ -81,7 +82,7 @@ pub enum TuneError {
         source: PlanError,
     },
     /// A configuration could not be applied.
-    #[error("{config}: {source}")]
+    #[error("{config}")]
     Apply {
         /// The configuration.
         config: String,
@@ -417,7 +418,7 @@ impl Watch for Session<'_> {
             && self.trouble.is_empty()
             && let Err(error) = self.come_home()
         {
-            self.trouble.push(error.to_string());
+            self.trouble.push(chain(&error));
         }
         self.hold.settled(&self.host, &|| self.counts(), beyond.unwrap_or_default())
     }

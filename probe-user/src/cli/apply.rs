@@ -2,7 +2,7 @@
 
 use super::policy::{LookArgs, PolicyArgs};
 use super::{Exit, Failure, Globals, failures, plan, print, rollback};
-use crate::app::{control, interrupt::Interrupts};
+use crate::app::{control, interrupt::Interrupts, text_file};
 use crate::apply::{Applied, ApplyError, Options, Skipped, StateDir};
 use crate::host::HostRoot;
 use crate::plan::{PLAN_SCHEMA, Plan, Target};
@@ -117,14 +117,19 @@ fn to_text(plan: &Plan, applied: &Applied) -> String {
 }
 
 fn read_plan(path: &Path) -> Result<Plan, Failure> {
+    let text = text_file::read(path)
+        .with_context(|| format!("cannot read the plan {}", path.display()))
+        .map_err(Failure::usage)?;
     let read = || -> anyhow::Result<Plan> {
-        let plan: Plan = serde_json::from_str(&std::fs::read_to_string(path)?)?;
+        let plan: Plan = serde_json::from_str(&text)?;
         match plan.schema {
             PLAN_SCHEMA => Ok(plan),
             other => Err(anyhow!("it has schema {other}, this vfprobe knows {PLAN_SCHEMA}; plan again")),
         }
     };
-    read().with_context(|| format!("{} is not a plan", path.display())).map_err(Failure::usage)
+    read()
+        .with_context(|| format!("{} is not a plan, as plan --json writes it", path.display()))
+        .map_err(Failure::usage)
 }
 
 /// Asks on the terminal; without one nobody can answer, so that is a usage error.

@@ -74,10 +74,11 @@ fn insert(findings: &mut Vec<Finding>, hooks: Vec<Finding>) {
 /// Which functions of the kernel can be hooked, by having tried; the error says why none could be.
 fn functions(tried: Result<Vec<(&'static str, Option<String>)>, String>) -> Vec<Finding> {
     const CHECK: &str = "functions";
-    let refused = |found: String, figures: &[&str]| {
+    const KERNEL: &str =
+        "a kernel with CONFIG_FUNCTION_TRACER and CONFIG_DEBUG_INFO_BTF that is not locked down";
+    let refused = |found: String, figures: &[&str], fix: &str| {
         let figures = figures.join(", ");
         let cost = format!("the probe irq_delivery works, but these are not observable: {figures}");
-        let fix = "a kernel with CONFIG_FUNCTION_TRACER and CONFIG_DEBUG_INFO_BTF that is not locked down";
         Finding::warn(CHECK, found, cost, fix)
     };
     let hooks = || PROBES.iter().flat_map(|probe| probe.hooks).filter(|hook| hook.is_return());
@@ -90,14 +91,15 @@ fn functions(tried: Result<Vec<(&'static str, Option<String>)>, String>) -> Vec<
     match tried {
         Err(reason) => {
             let figures: Vec<&str> = hooks().filter_map(|hook| figure(hook.name())).collect();
-            vec![refused(format!("not tried: {reason}"), &figures)]
+            let fix = "see to it that BPF programs can be loaded, and ask again";
+            vec![refused(format!("not tried: {reason}"), &figures, fix)]
         }
         Ok(tried) => tried
             .into_iter()
             .map(|(name, refusal)| match refusal {
                 None => Finding::ok(CHECK, format!("{name} can be hooked")),
                 Some(reason) => {
-                    refused(format!("{name} cannot be hooked: {reason}"), figure(name).as_slice())
+                    refused(format!("{name} cannot be hooked: {reason}"), figure(name).as_slice(), KERNEL)
                 }
             })
             .collect(),

@@ -71,8 +71,39 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:#}", self.error)
+        // Some errors say their cause themselves, as they are logged too: nothing is said twice.
+        let mut said = String::new();
+        for cause in self.error.chain().map(ToString::to_string) {
+            if !said.contains(&cause) {
+                let colon = if said.is_empty() { "" } else { ": " };
+                write!(f, "{colon}{cause}")?;
+                said.push_str(&cause);
+            }
+        }
+        Ok(())
     }
 }
 
 impl Error for Failure {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        for (chain, expected) in [
+            (["no room", "no room", "no room"], "no room"),
+            (["no room", "line 2: no room", "f.toml: line 2: no room"], "f.toml: line 2: no room"),
+            (["no room", "cannot write", "f.toml"], "f.toml: cannot write: no room"),
+            (
+                ["no room", "cannot write (no room); try again", "f.toml"],
+                "f.toml: cannot write (no room); try again",
+            ),
+        ] {
+            let [root, middle, top] = chain;
+            let error = anyhow::anyhow!(root).context(middle).context(top);
+            assert_eq!(Failure::usage(error).to_string(), expected);
+        }
+    }
+}

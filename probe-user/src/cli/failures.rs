@@ -1,6 +1,7 @@
 //! Which exit code an error of a lower layer means.
 
 use super::{Exit, Failure};
+use crate::app::guests::GuestError;
 use crate::app::record::RecordError;
 use crate::bpf::LoadError;
 use crate::plan::PlanError;
@@ -26,6 +27,14 @@ pub(super) fn record(error: RecordError) -> Failure {
 pub(super) fn plan(error: PlanError) -> Failure {
     match error {
         PlanError::Hidden { .. } => Failure::cannot_run(error),
+        _ => Failure::usage(error),
+    }
+}
+
+/// A guest that was not found is wrong input, unless this process is not allowed to see any.
+pub(super) fn guest(error: GuestError) -> Failure {
+    match error {
+        GuestError::Hidden { .. } | GuestError::AllHidden { .. } => Failure::cannot_run(error),
         _ => Failure::usage(error),
     }
 }

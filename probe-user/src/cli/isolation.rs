@@ -5,6 +5,7 @@ use super::{Exit, Failure, Globals, duration, failures, print, progress};
 use crate::app::{
     guests,
     isolation::{self, Watched},
+    text_file,
 };
 use crate::host::{HostRoot, read_topology};
 use crate::model::CpuSet;
@@ -67,7 +68,7 @@ pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
 
 fn budget(args: &Args) -> Result<Budget, Failure> {
     let Some(path) = &args.budget else { return Ok(Budget::default()) };
-    let text = std::fs::read_to_string(path)
+    let text = text_file::read(path)
         .with_context(|| format!("cannot read the budget {}", path.display()))
         .map_err(Failure::usage)?;
     parse_budget(&text).with_context(|| path.display().to_string()).map_err(Failure::usage)
@@ -86,7 +87,7 @@ fn guarded(args: &Args, topology: &Topology) -> Result<CpuSet, Failure> {
     }
     let mut seen = topology.clone();
     if let Some(wanted) = &args.guest {
-        let pid = guests::find(topology, wanted).map_err(Failure::usage)?.pid;
+        let pid = guests::find(topology, wanted).map_err(failures::guest)?.pid;
         seen.guests.retain(|guest| guest.pid == pid);
     }
     let promised = seen.promised();

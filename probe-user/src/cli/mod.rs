@@ -10,6 +10,7 @@ mod failures;
 mod isolation;
 mod log;
 mod man;
+mod names;
 mod paint;
 mod path;
 mod plan;
@@ -38,6 +39,9 @@ use std::{
 /// Where the journal and the lock are kept unless told otherwise.
 const DEFAULT_STATE_DIR: &str = "/run/vfprobe";
 
+/// Options of all commands stand in help below those of the command, and above --help.
+const LAST: usize = 900;
+
 /// Trace, tune and verify how SR-IOV guests get their interrupts.
 #[derive(Debug, Parser)]
 #[command(name = "vfprobe", version, about, disable_help_subcommand = true)]
@@ -54,15 +58,15 @@ pub struct Cli {
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 pub struct Globals {
     /// Only results and errors, no progress
-    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    #[arg(short, long, global = true, display_order = LAST, conflicts_with = "verbose")]
     pub quiet: bool,
     /// More about what is done; twice for debugging
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    #[arg(short, long, global = true, display_order = LAST + 1, action = clap::ArgAction::Count)]
     pub verbose: u8,
     /// Colours in output [default: auto]
-    #[arg(long, global = true, value_name = "WHEN")]
+    #[arg(long, global = true, display_order = LAST + 2, value_name = "WHEN")]
     color: Option<ColorChoice>,
-    #[arg(long, global = true, value_name = "DIR", env = "VFPROBE_STATE_DIR", help = format!(
+    #[arg(long, global = true, display_order = LAST + 3, value_name = "DIR", env = "VFPROBE_STATE_DIR", help = format!(
         "Where the journal and the lock are kept [default: {DEFAULT_STATE_DIR}]"
     ))]
     state_dir: Option<PathBuf>,
@@ -180,4 +184,27 @@ fn documented(command: &str) -> (&'static str, serde_json::Value) {
     let example = section.split("```json\n").nth(1).and_then(|rest| rest.split("```").next());
     let example = serde_json::from_str(example.expect("an example")).expect("JSON");
     (section, example)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    /// What a command is asked with stands first in its help, what every command takes last.
+    #[test]
+    fn options_of_all_commands_stand_last() {
+        let last = ["quiet", "verbose", "color", "state-dir", "help"];
+        let mut cli = Cli::command();
+        cli.build();
+        for command in cli.get_subcommands_mut() {
+            let help = command.render_help().to_string();
+            let at = |option: &str| help.rfind(&format!("--{option}")).expect("every command takes it");
+            assert!(last.map(at).is_sorted(), "{help}");
+            for own in command.get_arguments().filter_map(clap::Arg::get_long) {
+                let stands = help.find(&format!(" --{own}"));
+                assert!(last.contains(&own) || stands < help.find(", --quiet"), "--{own}\n{help}");
+            }
+        }
+    }
 }

@@ -38,15 +38,13 @@ pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
     let mut topology = read_topology(&root);
     let mut only = None;
     if let Some(wanted) = &args.guest {
-        let guest = guests::find(&topology, wanted).map_err(Failure::usage)?;
+        let guest = guests::find(&topology, wanted).map_err(failures::guest)?;
         let (pid, name) = (guest.pid, guest.name.clone());
         only = Some(name);
         // Guests with a VF are what its path is compared with.
         topology.guests.retain(|guest| guest.pid == pid || !guest.vfs.is_empty());
     }
-    if topology.guests.is_empty() {
-        return Err(Failure::usage(anyhow!("no KVM guest is running")));
-    }
+    guests::any(&topology).map_err(failures::guest)?;
     let bar = progress::Bar::new(globals, "paths", Some(args.duration));
     let mut watched = super::runtime()?
         .block_on(path::watch(&root, &topology, args.duration, args.every, &mut |elapsed| bar.at(elapsed)))

@@ -1,6 +1,7 @@
 //! Arguments that say which policy is meant and how long is looked before, shared by the commands that plan.
 
 use super::{Failure, Globals, duration, progress};
+use crate::app::text_file;
 use crate::app::vectors::{self, LOOK, Looked};
 use crate::host::HostRoot;
 use crate::plan::policy::parse_cpus;
@@ -98,8 +99,7 @@ impl PolicyArgs {
 
 fn read_policy(path: &Path) -> Result<Policy, Failure> {
     let shown = path.display();
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("cannot read {shown}"))
-        .map_err(Failure::usage)?;
+    let text =
+        text_file::read(path).with_context(|| format!("cannot read {shown}")).map_err(Failure::usage)?;
     parse_policy(&text).with_context(|| shown.to_string()).map_err(Failure::usage)
 }

@@ -2,6 +2,7 @@
 
 use super::Globals;
 use crate::app::record::Progress;
+use crate::report::format::time_or_dash;
 use crate::stats::{Quantile, Snapshot, Summary};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::time::Duration;
@@ -55,11 +56,7 @@ pub(super) fn headline(snapshot: &Snapshot) -> String {
     }
     let summary = Summary::of(&all);
     let exits: u64 = snapshot.series.iter().filter(|s| s.probe == "vm_exit").map(|s| s.histogram.n()).sum();
-    let quantile = |q: Quantile| {
-        summary
-            .quantile(q)
-            .map_or_else(|| "-".to_owned(), |ns| format!("{:.1} us", crate::stats::to_f64(ns) / 1e3))
-    };
+    let quantile = |q: Quantile| time_or_dash(summary.quantile(q).map(crate::stats::to_f64));
     format!(
         "delivery n {} p50 {} p99 {} · exits {exits}",
         all.n(),

@@ -39,7 +39,7 @@ pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
     let root = HostRoot::live();
     let topology = read_topology(&root);
     let guest = match &args.guest {
-        Some(wanted) => Some(guests::find(&topology, wanted).map_err(Failure::usage)?.name.clone()),
+        Some(wanted) => Some(guests::find(&topology, wanted).map_err(failures::guest)?.name.clone()),
         None => None,
     };
     let path =

@@ -56,7 +56,7 @@ impl Live {
         let root = HostRoot::live();
         let topology = read_topology(&root);
         let guest = match &args.guest {
-            Some(wanted) => Some(guests::find(&topology, wanted).map_err(Failure::usage)?.name.clone()),
+            Some(wanted) => Some(guests::find(&topology, wanted).map_err(failures::guest)?.name.clone()),
             None => None,
         };
         let mut observer = Observer::start(&root, &topology).map_err(failures::load)?;

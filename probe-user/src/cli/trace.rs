@@ -79,7 +79,7 @@ pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
 
 fn request(args: &Args, topology: &Topology) -> Result<Request, Failure> {
     let guest = match &args.guest {
-        Some(wanted) => Some(guests::find(topology, wanted).map_err(Failure::usage)?.pid.0),
+        Some(wanted) => Some(guests::find(topology, wanted).map_err(failures::guest)?.pid.0),
         None => None,
     };
     let count = args.count.unwrap_or(if args.perfetto.is_some() { WRITTEN } else { SHOWN });
@@ -95,6 +95,7 @@ fn request(args: &Args, topology: &Topology) -> Result<Request, Failure> {
         duration: args.duration,
     };
     if request.wanted(topology).is_empty() {
+        guests::any(topology).map_err(failures::guest)?;
         let of = args.guest.as_ref().map_or_else(String::new, |guest| format!(" of guest {guest:?}"));
         let which = args.vf.map_or_else(|| "no VF".to_owned(), |vf| format!("no VF {vf}"));
         let text = format!("{which}{of} is held by a running guest; vfprobe topology lists them");

@@ -53,11 +53,11 @@ impl Bounds {
 
     /// The cumulative count at each bound, in seconds.
     pub fn cumulative(self, histogram: &Histogram) -> impl Iterator<Item = (f64, u64)> + '_ {
-        let (buckets, mut start, mut count) = (histogram.buckets(), 0, 0);
+        let (mut start, mut count) = (0, 0);
         self.nanoseconds().map(move |bound| {
             // Each bound ends a bucket.
             let end = probe_ebpf::hist::index(bound) + 1;
-            count += buckets[start..end].iter().sum::<u64>();
+            count += histogram.count(start..end);
             start = end;
             (seconds(bound), count)
         })

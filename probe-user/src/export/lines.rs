@@ -1,7 +1,7 @@
 //! Lines that both text forms have alike: labels, and the samples of a histogram.
 //!
 //! Nearly all lines of a scrape are buckets. What is the same in all lines of a histogram is put together once, and nothing is
-//! allocated for a line.
+//! allocated for a line: a histogram's lines are written in a piece that the next one takes again.
 
 use super::{
     bounds::{self, Bounds},
@@ -17,39 +17,45 @@ pub(super) struct Histograms {
     bounds: Bounds,
     /// The bounds as the label `le` has them, `+Inf` left out.
     le: Vec<String>,
+    /// The lines of one histogram; and what all its buckets begin with, and what some of them end with.
+    piece: String,
+    start: String,
+    end: String,
 }
 
 impl Histograms {
     pub(super) fn new(bounds: Bounds) -> Self {
-        Self { bounds, le: bounds.nanoseconds().map(|ns| bounds::seconds(ns).to_string()).collect() }
+        let le = bounds.nanoseconds().map(|ns| bounds::seconds(ns).to_string()).collect();
+        Self { bounds, le, piece: String::new(), start: String::new(), end: String::new() }
     }
 
     /// All samples of a histogram: buckets, sum, count. `labels` is what [`labels`] makes.
     pub(super) fn write(
-        &self,
+        &mut self,
         text: &mut impl Write,
         name: &str,
         labels: &str,
         times: &Histogram,
     ) -> fmt::Result {
+        let Self { bounds, le, piece, start, end } = self;
+        [&mut *piece, start, end].into_iter().for_each(String::clear);
         let comma = if labels.is_empty() { "" } else { "," };
-        let start = format!("{name}_bucket{{{labels}{comma}le=\"");
+        write!(start, "{name}_bucket{{{labels}{comma}le=\"")?;
         // Most bounds lie below or above all values, and have the count of the one before.
-        let (mut end, mut end_of) = (String::new(), None);
-        for (le, (_, count)) in self.le.iter().zip(self.bounds.cumulative(times)) {
+        let mut end_of = None;
+        for (le, (_, count)) in le.iter().zip(bounds.cumulative(times)) {
             if end_of != Some(count) {
                 end.clear();
                 writeln!(end, "\"}} {count}")?;
                 end_of = Some(count);
             }
-            text.write_str(&start)?;
-            text.write_str(le)?;
-            text.write_str(&end)?;
+            [&*start, le, end].into_iter().for_each(|part| piece.push_str(part));
         }
-        let n = times.n();
-        writeln!(text, "{start}+Inf\"}} {n}")?;
-        writeln!(text, "{name}_sum{} {}", braced(labels), bounds::seconds(times.sum()))?;
-        writeln!(text, "{name}_count{} {n}", braced(labels))
+        let (n, labels) = (times.n(), Braced(labels));
+        writeln!(piece, "{start}+Inf\"}} {n}")?;
+        writeln!(piece, "{name}_sum{labels} {}", bounds::seconds(times.sum()))?;
+        writeln!(piece, "{name}_count{labels} {n}")?;
+        text.write_str(piece)
     }
 }
 
@@ -64,8 +70,12 @@ pub(super) fn labels(metric: &Metric, values: &Values<'_>) -> Result<String, fmt
 }
 
 /// Labels as they stand behind a name.
-pub(super) fn braced(labels: &str) -> String {
-    if labels.is_empty() { String::new() } else { format!("{{{labels}}}") }
+pub(super) struct Braced<'a>(pub(super) &'a str);
+
+impl fmt::Display for Braced<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() { Ok(()) } else { write!(f, "{{{}}}", self.0) }
+    }
 }
 
 /// A text in which the three characters that the formats read are escaped.
@@ -73,11 +83,16 @@ pub(super) struct Escaped<'a>(pub(super) &'a str);
 
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.chars().try_for_each(|c| match c {
-            '\\' => f.write_str("\\\\"),
-            '"' => f.write_str("\\\""),
-            '\n' => f.write_str("\\n"),
-            c => f.write_char(c),
-        })
+        let mut written = 0;
+        for (at, found) in self.0.match_indices(['\\', '"', '\n']) {
+            f.write_str(&self.0[written..at])?;
+            f.write_str(match found {
+                "\n" => "\\n",
+                "\"" => "\\\"",
+                _ => "\\\\",
+            })?;
+            written = at + found.len();
+        }
+        f.write_str(&self.0[written..])
     }
 }

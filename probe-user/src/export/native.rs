@@ -33,7 +33,7 @@ pub struct Native {
 pub fn native(histogram: &Histogram) -> Native {
     let mut counts: Vec<(i32, u64)> = Vec::new();
     let over = histogram.over();
-    for (bucket, n) in histogram.buckets().iter().enumerate().filter(|(_, n)| **n > 0) {
+    for (bucket, n) in histogram.buckets() {
         let upper = probe_ebpf::hist::upper(bucket);
         // The last bucket also has what is beyond its end, of which the largest is known.
         let beyond = if upper == probe_ebpf::hist::MAX_VALUE { over } else { 0 };

@@ -7,7 +7,7 @@
 use super::{
     bounds::Bounds,
     families::{self, Family, Sample},
-    lines::{Escaped, Histograms, braced, labels},
+    lines::{Braced, Escaped, Histograms, labels},
     registry::{Kind, Metric, Unit},
     source::Began,
 };
@@ -32,7 +32,7 @@ pub fn text(families: &[Family<'_>], bounds: Bounds, began: &Began) -> Result<St
 /// # Errors
 /// When what is written to fails.
 pub fn write(text: &mut impl Write, families: &[Family<'_>], bounds: Bounds, began: &Began) -> fmt::Result {
-    let histograms = Histograms::new(bounds);
+    let mut histograms = Histograms::new(bounds);
     for Family { metric, samples } in families {
         let name = family_name(metric);
         let kind = match metric.kind {
@@ -51,11 +51,11 @@ pub fn write(text: &mut impl Write, families: &[Family<'_>], bounds: Bounds, beg
         for (values, sample) in samples {
             let labels = labels(metric, values)?;
             match sample {
-                Sample::Value(value) => writeln!(text, "{}{} {value}", metric.name, braced(&labels))?,
+                Sample::Value(value) => writeln!(text, "{}{} {value}", metric.name, Braced(&labels))?,
                 Sample::Histogram(times) => histograms.write(text, name, &labels, times)?,
             }
             if let Some(since) = families::since(metric, values, began).and_then(unix) {
-                writeln!(text, "{name}_created{} {since}", braced(&labels))?;
+                writeln!(text, "{name}_created{} {since}", Braced(&labels))?;
             }
         }
     }

@@ -33,7 +33,7 @@ pub fn text(families: &[Family<'_>], bounds: Bounds) -> Result<String, ExportErr
 /// # Errors
 /// When the encoder refuses a family, or what is written to an end of it.
 pub fn write(text: &mut impl fmt::Write, families: &[Family<'_>], bounds: Bounds) -> Result<(), ExportError> {
-    let (mut few, histograms) = (String::new(), Histograms::new(bounds));
+    let (mut few, mut histograms) = (String::new(), Histograms::new(bounds));
     for Family { metric, samples } in families {
         let mut plain = Vec::new();
         if metric.kind == Kind::Histogram {
@@ -95,7 +95,7 @@ fn pairs(metric: &Metric, values: &Values<'_>) -> Vec<proto::LabelPair> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::export::{bounds::seconds, registry};
+    use crate::export::{Began, bounds::seconds, openmetrics, registry};
     use crate::stats::Histogram;
     use std::borrow::Cow;
 
@@ -133,7 +133,13 @@ mod tests {
                     let values: Values<'_> = labels.into_iter().map(Cow::Borrowed).collect();
                     let expected = by_the_crate(metric, &values, &times, bounds);
                     let samples = [(values, Sample::Histogram(Cow::Borrowed(&times)))].into();
-                    assert_eq!(text(&[Family { metric, samples }], bounds).unwrap(), expected);
+                    let families = [Family { metric, samples }];
+                    assert_eq!(text(&families, bounds).unwrap(), expected);
+                    let samples = |text: String| -> Vec<String> {
+                        text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
+                    };
+                    let open = openmetrics::text(&families, bounds, &Began::default()).unwrap();
+                    assert_eq!(samples(open), samples(expected));
                 }
             }
         }

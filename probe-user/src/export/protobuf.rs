@@ -7,7 +7,7 @@ use super::{
     bounds::{self, Bounds},
     families::{self, Family, Sample},
     native::{self, Native, native},
-    registry::Kind,
+    registry::{self, Kind},
     source::Began,
 };
 use crate::stats::Histogram;
@@ -119,16 +119,50 @@ struct Timestamp {
 /// The families, each behind its length.
 #[must_use]
 pub fn bytes(families: &[Family<'_>], bounds: Bounds, began: &Began) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for family in families {
-        bytes.extend(message(family, bounds, began).encode_length_delimited_to_vec());
-    }
-    bytes
+    messages(families, bounds, began).collect::<Vec<_>>().concat()
 }
 
-fn message(family: &Family<'_>, bounds: Bounds, began: &Began) -> MetricFamily {
+/// What [`bytes`] gives, family by family.
+pub fn messages<'a>(
+    families: &'a [Family<'_>],
+    bounds: Bounds,
+    began: &'a Began,
+) -> impl Iterator<Item = Vec<u8>> + 'a {
+    families.iter().map(move |family| {
+        let mut message = head(family.metric).encode_to_vec();
+        // The fields of a message may come in parts: not all samples are there as messages at once.
+        for metric in metrics(family, bounds, began) {
+            let part = MetricFamily { metric: vec![metric], ..MetricFamily::default() };
+            part.encode(&mut message).expect("a vector grows");
+        }
+        let mut bytes = Vec::with_capacity(message.len() + prost::length_delimiter_len(message.len()));
+        prost::encode_length_delimiter(message.len(), &mut bytes).expect("a vector grows");
+        bytes.extend(message);
+        bytes
+    })
+}
+
+/// A family without its samples.
+fn head(metric: &registry::Metric) -> MetricFamily {
+    MetricFamily {
+        name: Some(metric.name.to_owned()),
+        help: Some(metric.help.to_owned()),
+        kind: Some(match metric.kind {
+            Kind::Histogram => HISTOGRAM,
+            Kind::Counter => COUNTER,
+            Kind::Gauge | Kind::Info => GAUGE,
+        }),
+        metric: Vec::new(),
+    }
+}
+
+fn metrics<'a>(
+    family: &'a Family<'_>,
+    bounds: Bounds,
+    began: &'a Began,
+) -> impl Iterator<Item = Metric> + 'a {
     let Family { metric, samples } = family;
-    let one = |(values, sample): (&families::Values<'_>, &Sample<'_>)| {
+    samples.iter().map(move |(values, sample)| {
         let created = families::since(metric, values, began).and_then(timestamp);
         let labels = metric.labels.iter().zip(values).filter(|(_, value)| !value.is_empty());
         let label = |(name, value): (&&str, &std::borrow::Cow<'_, str>)| LabelPair {
@@ -144,17 +178,7 @@ fn message(family: &Family<'_>, bounds: Bounds, began: &Began) -> MetricFamily {
             Sample::Value(value) => one.gauge = Some(Gauge { value: Some(*value) }),
         }
         one
-    };
-    MetricFamily {
-        name: Some(metric.name.to_owned()),
-        help: Some(metric.help.to_owned()),
-        kind: Some(match metric.kind {
-            Kind::Histogram => HISTOGRAM,
-            Kind::Counter => COUNTER,
-            Kind::Gauge | Kind::Info => GAUGE,
-        }),
-        metric: samples.iter().map(one).collect(),
-    }
+    })
 }
 
 fn histogram(times: &Histogram, bounds: Bounds, created: Option<Timestamp>) -> HistogramMessage {
@@ -180,4 +204,40 @@ fn timestamp(time: SystemTime) -> Option<Timestamp> {
     let since = time.duration_since(UNIX_EPOCH).ok()?;
     let nanos = i32::try_from(since.subsec_millis()).ok()? * 1_000_000;
     Some(Timestamp { seconds: i64::try_from(since.as_secs()).ok()?, nanos })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{borrow::Cow, time::Duration};
+
+    #[test]
+    fn families_in_parts_are_families_as_a_whole() {
+        let began =
+            Began { probes: Some(UNIX_EPOCH + Duration::from_millis(1_700_000_000_500)), ..Began::default() };
+        let mut times = Histogram::default();
+        [1, 256, 257, 1_234_567, 40_000_000_000].into_iter().for_each(|ns| times.record(ns));
+        let samples = [Histogram::default(), times].into_iter().zip(["own", "\u{e9} \"x\""]);
+        let samples = samples.map(|(times, reason)| {
+            let values = ["vm1", "0", reason, ""].map(Cow::Borrowed).to_vec();
+            (values, Sample::Histogram(Cow::Owned(times)))
+        });
+        let find = |name| registry::find(name).unwrap();
+        let families = [
+            Family { metric: registry::of_series("vm_exit").unwrap(), samples: samples.collect() },
+            Family { metric: find("vfprobe_up"), samples: [(vec![], Sample::Value(1.0))].into() },
+            Family {
+                metric: find("vfprobe_probe_renewals_total"),
+                samples: [(vec![], Sample::Value(0.0))].into(),
+            },
+            Family { metric: find("vfprobe_config_info"), samples: [].into() },
+        ];
+        for bounds in [Bounds::Coarse, Bounds::Normal, Bounds::Fine] {
+            let whole = families.iter().flat_map(|family| {
+                let metric = metrics(family, bounds, &began).collect();
+                MetricFamily { metric, ..head(family.metric) }.encode_length_delimited_to_vec()
+            });
+            assert_eq!(bytes(&families, bounds, &began), whole.collect::<Vec<u8>>());
+        }
+    }
 }

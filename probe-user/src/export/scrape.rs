@@ -28,8 +28,9 @@ use tokio::task::spawn_blocking;
 /// Bytes of packed answers on their way beyond which no other is made. An answer of 64 guests with 4 vCPUs and a VF each has
 /// some 0.6 MB for each configuration.
 const ROOM: usize = 32 << 20;
-/// Text that is packed at once.
+/// Short texts are gathered to this much before they are packed; what has this length is packed as it is.
 const PIECE: usize = 64 * 1024;
+const LONG: usize = 1024;
 
 /// Answers scrapes from one source.
 pub struct Exporter {
@@ -166,8 +167,7 @@ struct Packer {
 impl Packer {
     fn new() -> Self {
         let packer = GzEncoder::new(Vec::new(), Compression::fast());
-        // What is written at once is a line or a little family.
-        Self { text: String::with_capacity(PIECE * 2), packer, length: 0, failed: None }
+        Self { text: String::with_capacity(PIECE + LONG), packer, length: 0, failed: None }
     }
 
     fn pack(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -193,11 +193,13 @@ impl Packer {
 
 impl fmt::Write for Packer {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.text.push_str(text);
-        if self.text.len() < PIECE {
-            return Ok(());
-        }
-        self.pack_text().map_err(|error| {
+        let packed = if text.len() >= LONG {
+            self.pack_text().and_then(|()| self.pack(text.as_bytes()))
+        } else {
+            self.text.push_str(text);
+            if self.text.len() < PIECE { Ok(()) } else { self.pack_text() }
+        };
+        packed.map_err(|error| {
             self.failed = Some(error);
             fmt::Error
         })
@@ -223,9 +225,9 @@ fn packed(
         Format::OpenMetrics => {
             openmetrics::write(&mut packer, &families, bounds, &status.began).map_err(ExportError::Line)
         }
-        Format::Protobuf => {
-            packer.pack(&protobuf::bytes(&families, bounds, &status.began)).map_err(ExportError::Compress)
-        }
+        Format::Protobuf => protobuf::messages(&families, bounds, &status.began)
+            .try_for_each(|message| packer.pack(&message))
+            .map_err(ExportError::Compress),
     };
     if let Some(error) = packer.failed.take() {
         return Err(ExportError::Compress(error));

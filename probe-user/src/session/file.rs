@@ -30,6 +30,12 @@ pub enum SessionError {
         /// The cause.
         source: io::Error,
     },
+    /// Recordings are never overwritten.
+    #[error("{} exists already; name another file with --output, or remove it", path.display())]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
     /// The file is larger than any session.
     #[error("{} has {bytes} bytes, more than any session file (limit {MAX_BYTES}); is it a *.vfprobe file?", path.display())]
     TooLarge {
@@ -93,10 +99,14 @@ impl Writer {
     /// Begins a new file. An existing one is not overwritten.
     ///
     /// # Errors
-    /// [`SessionError::Io`], with `AlreadyExists` when there is one.
+    /// [`SessionError::Exists`] when there is one, [`SessionError::Io`] when it cannot be written.
     pub fn create(path: &Path, header: &Header, host: &HostFacts) -> Result<Self, SessionError> {
-        let file =
-            OpenOptions::new().write(true).create_new(true).open(path).map_err(io_error("create", path))?;
+        let file = OpenOptions::new().write(true).create_new(true).open(path).map_err(|error| match error
+            .kind()
+        {
+            io::ErrorKind::AlreadyExists => SessionError::Exists { path: path.to_owned() },
+            _ => io_error("create", path)(error),
+        })?;
         let mut writer = Self::over(path, file, Encoder::new(0));
         let lines = writer.encoder.header(header, host);
         writer.append(lines)?;
@@ -241,7 +251,7 @@ mod tests {
     fn nothing_is_overwritten() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let error = Writer::create(file.path(), &Header::default(), &HostFacts::default()).unwrap_err();
-        assert!(matches!(error, SessionError::Io { call: "create", .. }), "{error}");
+        assert!(matches!(error, SessionError::Exists { .. }), "{error}");
     }
 
     #[test]

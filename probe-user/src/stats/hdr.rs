@@ -53,8 +53,8 @@ pub fn middle(bucket: usize) -> u64 {
 #[must_use]
 pub fn to_hdr(histogram: &Histogram) -> Hdr<u64> {
     let mut hdr = empty();
-    for (bucket, count) in histogram.buckets().iter().enumerate().filter(|(_, n)| **n > 0) {
-        hdr.saturating_record_n(middle(bucket), *count);
+    for (bucket, count) in histogram.buckets() {
+        hdr.saturating_record_n(middle(bucket), count);
     }
     hdr
 }

@@ -1,37 +1,46 @@
 //! A distribution as the kernel counted it: exact counts per bucket, exact sum, minimum and maximum.
 
 use probe_ebpf::hist::{self, Hist};
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 /// Times (ns) counted in the kernel's buckets. Merging and subtracting are exact.
 ///
-/// Copies share their 4 KiB of buckets until one of them is changed: what was counted under a configuration that has ended
-/// stands still, and is in every scrape.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Only the buckets from the first to the last that hold something are kept: of eleven powers of ten most series span a
+/// few, and there are thousands of them. Copies share them until one is changed: what was counted under a configuration that
+/// has ended stands still, and is in every scrape.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Histogram {
-    buckets: Arc<[u64]>,
+    /// Neither the first nor the last is 0.
+    counts: Arc<[u64]>,
+    /// Which bucket `counts` begins with; 0 when there is none.
+    first: usize,
     sum: u64,
     min: Option<u64>,
     max: Option<u64>,
     over: u64,
 }
 
-impl Default for Histogram {
-    fn default() -> Self {
-        Self { buckets: vec![0; hist::BUCKETS].into(), sum: 0, min: None, max: None, over: 0 }
-    }
-}
-
 impl From<&Hist> for Histogram {
     fn from(raw: &Hist) -> Self {
-        let some = raw.buckets.iter().any(|n| *n > 0);
+        let (counts, first) = held(&raw.buckets, 0);
+        let some = !counts.is_empty();
         Self {
-            buckets: raw.buckets.into(),
+            counts,
+            first,
             sum: raw.sum,
             min: some.then_some(u64::MAX - raw.inverted_min),
             max: some.then_some(raw.max),
             over: raw.over,
         }
+    }
+}
+
+/// The counts from the first to the last that is not 0, and which bucket they begin with, when those given begin with `first`.
+fn held(counts: &[u64], first: usize) -> (Arc<[u64]>, usize) {
+    let some = |n: &u64| *n > 0;
+    match (counts.iter().position(some), counts.iter().rposition(some)) {
+        (Some(from), Some(to)) => (counts[from..=to].into(), first + from),
+        _ => (Arc::default(), 0),
     }
 }
 
@@ -45,12 +54,14 @@ impl Histogram {
         max: Option<u64>,
         over: u64,
     ) -> Option<Self> {
-        (buckets.len() == hist::BUCKETS).then(|| Self { buckets: buckets.into(), sum, min, max, over })
+        let (counts, first) = held(buckets, 0);
+        (buckets.len() == hist::BUCKETS).then_some(Self { counts, first, sum, min, max, over })
     }
 
     /// Adds one value (ns).
     pub fn record(&mut self, value: u64) {
-        Arc::make_mut(&mut self.buckets)[hist::index(value)] += 1;
+        let bucket = hist::index(value);
+        self.room(bucket..bucket + 1)[0] += 1;
         self.sum = self.sum.saturating_add(value);
         self.min = Some(self.min.map_or(value, |m| m.min(value)));
         self.max = Some(self.max.map_or(value, |m| m.max(value)));
@@ -59,13 +70,32 @@ impl Histogram {
 
     /// Adds all values of another histogram.
     pub fn merge(&mut self, other: &Self) {
-        for (mine, theirs) in Arc::make_mut(&mut self.buckets).iter_mut().zip(other.buckets()) {
+        for (mine, theirs) in self.room(other.range()).iter_mut().zip(&*other.counts) {
             *mine = mine.saturating_add(*theirs);
         }
         self.sum = self.sum.saturating_add(other.sum);
         self.min = [self.min, other.min].into_iter().flatten().min();
         self.max = [self.max, other.max].into_iter().flatten().max();
         self.over = self.over.saturating_add(other.over);
+    }
+
+    fn range(&self) -> Range<usize> {
+        self.first..self.first + self.counts.len()
+    }
+
+    /// The counts of these buckets, which are kept from now on.
+    fn room(&mut self, of: Range<usize>) -> &mut [u64] {
+        let kept = self.range();
+        if of.is_empty() {
+            return &mut [];
+        }
+        let all = if kept.is_empty() { of.clone() } else { kept.start.min(of.start)..kept.end.max(of.end) };
+        if all != kept {
+            let mut counts = vec![0; all.len()];
+            counts[kept.start.saturating_sub(all.start)..][..kept.len()].copy_from_slice(&self.counts);
+            (self.counts, self.first) = (counts.into(), all.start);
+        }
+        &mut Arc::make_mut(&mut self.counts)[of.start - all.start..of.end - all.start]
     }
 
     /// What was added since an earlier state of the same histogram. Counts and sum are of the difference; minimum and
@@ -75,28 +105,35 @@ impl Histogram {
     /// A histogram that went backwards was started anew (its map entry was reused): then all of it is new.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
-        let difference: Option<Vec<u64>> =
-            self.buckets.iter().zip(earlier.buckets()).map(|(now, then)| now.checked_sub(*then)).collect();
-        match (difference, self.sum.checked_sub(earlier.sum), self.over.checked_sub(earlier.over)) {
-            (Some(buckets), Some(sum), Some(over)) => {
-                let some = buckets.iter().any(|n| *n > 0);
-                let (min, max) = if some { (self.min, self.max) } else { (None, None) };
-                Self { buckets: buckets.into(), sum, min, max, over }
+        self.less(earlier).unwrap_or_else(|| self.clone())
+    }
+
+    /// `None` when something went backwards.
+    fn less(&self, earlier: &Self) -> Option<Self> {
+        let mut counts = self.counts.to_vec();
+        if !earlier.is_empty() {
+            let from = earlier.first.checked_sub(self.first)?;
+            let both = counts.get_mut(from..from + earlier.counts.len())?;
+            for (now, then) in both.iter_mut().zip(&*earlier.counts) {
+                *now = now.checked_sub(*then)?;
             }
-            _ => self.clone(),
         }
+        let (counts, first) = held(&counts, self.first);
+        let (min, max) = if counts.is_empty() { (None, None) } else { (self.min, self.max) };
+        let (sum, over) = (self.sum.checked_sub(earlier.sum)?, self.over.checked_sub(earlier.over)?);
+        Some(Self { counts, first, sum, min, max, over })
     }
 
     /// Whether it holds no value.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.buckets.iter().all(|n| *n == 0)
+        self.counts.is_empty()
     }
 
     /// Number of values.
     #[must_use]
     pub fn n(&self) -> u64 {
-        self.buckets.iter().fold(0, |n, count| n.saturating_add(*count))
+        self.counts.iter().fold(0, |n, count| n.saturating_add(*count))
     }
 
     /// Exact sum (ns).
@@ -123,16 +160,23 @@ impl Histogram {
         self.over
     }
 
-    /// Counts per bucket; bounds are `hist::lower` and `hist::upper`.
+    /// The buckets that hold something, ascending, and their counts; bounds are `hist::lower` and `hist::upper`.
+    pub fn buckets(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
+        let all = self.counts.iter().enumerate().filter(|(_, n)| **n > 0);
+        all.map(|(place, n)| (self.first + place, *n))
+    }
+
+    /// How many values these buckets hold together; the range must not end before it begins.
     #[must_use]
-    pub fn buckets(&self) -> &[u64] {
-        &self.buckets
+    pub fn count(&self, buckets: Range<usize>) -> u64 {
+        let place = |bucket: usize| bucket.saturating_sub(self.first).min(self.counts.len());
+        self.counts[place(buckets.start)..place(buckets.end)].iter().sum()
     }
 
     /// How many values are `<= bound`. Exact when `bound` is a bucket's upper bound (every power of two is).
     #[must_use]
     pub fn count_at_or_below(&self, bound: u64) -> u64 {
-        self.buckets.iter().enumerate().take_while(|(b, _)| hist::upper(*b) <= bound).map(|(_, n)| n).sum()
+        self.buckets().take_while(|(b, _)| hist::upper(*b) <= bound).map(|(_, n)| n).sum()
     }
 }
 
@@ -170,6 +214,28 @@ mod tests {
                 sum.merge(&state.since(&earlier));
             }
             prop_assert_eq!(sum, state);
+        }
+
+        #[test]
+        fn what_is_kept_is_what_the_kernel_counts(
+            parts in proptest::collection::vec(proptest::collection::vec(0u64..1 << 40, 0..20), 2),
+            from in 0..hist::BUCKETS,
+            length in 0..hist::BUCKETS,
+        ) {
+            let (mut raw, mut merged) = (Hist::EMPTY, Histogram::default());
+            for part in &parts {
+                part.iter().for_each(|v| raw.record(*v));
+                merged.merge(&of(part));
+            }
+            prop_assert_eq!(&merged, &Histogram::from(&raw));
+            prop_assert_eq!(&merged, &of(&parts.concat()));
+            let mut dense = vec![0; hist::BUCKETS];
+            merged.buckets().for_each(|(bucket, n)| dense[bucket] = n);
+            prop_assert_eq!(&dense, &raw.buckets);
+            let range = from..(from + length).min(hist::BUCKETS);
+            prop_assert_eq!(merged.count(range.clone()), raw.buckets[range].iter().sum::<u64>());
+            let (sum, min, max, over) = (merged.sum(), merged.min(), merged.max(), merged.over());
+            prop_assert_eq!(Histogram::from_parts(&dense, sum, min, max, over), Some(merged));
         }
     }
 }

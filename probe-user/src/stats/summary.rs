@@ -165,8 +165,8 @@ pub fn interpolated(histogram: &Histogram, q: Quantile) -> Option<f64> {
     let (min, max) = (histogram.min()?, histogram.max()?);
     let rank = to_f64(histogram.n()) * q.share();
     let mut below = 0.0;
-    for (bucket, count) in histogram.buckets().iter().enumerate().filter(|(_, n)| **n > 0) {
-        let count = to_f64(*count);
+    for (bucket, count) in histogram.buckets() {
+        let count = to_f64(count);
         if below + count >= rank {
             let (lower, upper) = (to_f64(hist::lower(bucket)), to_f64(hist::upper(bucket)));
             let value = lower + (upper - lower) * ((rank - below) / count).clamp(0.0, 1.0);

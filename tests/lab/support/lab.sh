@@ -92,7 +92,7 @@ guest_run() {
 # guest_wait NAME: until the guest says that it is up; GUEST_PID is then its QEMU.
 guest_wait() {
   local name=$1
-  if wait_for 240 "guest $name" guest_settled "$name" && grep -aq GUEST-UP "/tmp/$name.log"; then
+  if wait_for 150 "guest $name" guest_settled "$name" && grep -aq GUEST-UP "/tmp/$name.log"; then
     GUEST_PID=$(cat "/tmp/$name.pid")
     grep -a GUEST-PROBLEM "/tmp/$name.log" && return 1
     return 0

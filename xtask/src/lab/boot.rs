@@ -134,7 +134,7 @@ fn boot(images: &Images, machine: &Machine, limits: Limits, line: &mut dyn FnMut
             Some(End::PastLimit)
         } else if silent.is_some_and(|limit| gave_up(limit, spoke.elapsed(), &machine.console)) {
             Some(End::Silent(spoke.elapsed()))
-        } else if up.is_none() && start.elapsed() > BOOT_LIMIT {
+        } else if up.is_none() && (start.elapsed() > BOOT_LIMIT || is_broken(&machine.console)) {
             Some(End::NeverUp)
         } else {
             None
@@ -161,9 +161,11 @@ fn boot(images: &Images, machine: &Machine, limits: Limits, line: &mut dyn FnMut
 /// Whether a task that has been silent for `silent` will not go on: too long, or long enough with a kernel that says
 /// that it is broken.
 fn gave_up(limit: Duration, silent: Duration, console: &Path) -> bool {
-    silent > limit
-        || silent > limit / BROKEN_SILENCE
-            && fs::read(console).is_ok_and(|text| breakdown(&String::from_utf8_lossy(&text)).is_some())
+    silent > limit || (silent > limit / BROKEN_SILENCE && is_broken(console))
+}
+
+fn is_broken(console: &Path) -> bool {
+    fs::read(console).is_ok_and(|text| breakdown(&String::from_utf8_lossy(&text)).is_some())
 }
 
 /// The console line that tells of a breakdown.

@@ -319,6 +319,12 @@ impl<'a> Lab<'a> {
     }
 }
 
+/// How the emulation of a guest broke down by itself, if it did: lab.sh writes it into the folder `out`.
+pub(crate) fn trouble(out: &Path) -> Option<String> {
+    let text = fs::read_to_string(out.join("trouble")).ok()?;
+    Some(text.trim_end().replace('\n', "; "))
+}
+
 /// This terminal's type and size, as words for the lab's kernel command line.
 fn terminal() -> String {
     let term = env::var("TERM").ok().filter(|term| !term.is_empty()).unwrap_or_else(|| "dumb".into());

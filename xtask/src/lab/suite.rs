@@ -21,8 +21,6 @@ const EVALUATOR: &str = "lab_eval";
 const ATTEMPTS: u32 = 3;
 /// Words for the kernel of a host that systemd runs: nothing of its own on the console, and no questions.
 const SYSTEMD: &str = "lab.init=systemd systemd.show_status=0 systemd.getty_auto=0 systemd.firstboot=0";
-/// Where lab.sh says that a guest broke down by itself.
-const TROUBLE: &str = "trouble";
 /// How long a test may run without a word.
 const SILENCE: Duration = Duration::from_secs(240);
 
@@ -222,8 +220,7 @@ impl Group {
             }
         });
         fs::write(dir.join("output.log"), output)?;
-        let mut trouble =
-            fs::read_to_string(out.join(TROUBLE)).ok().map(|text| text.trim_end().replace('\n', "; "));
+        let mut trouble = super::trouble(&out);
         match ended {
             Ok(0) => {}
             Ok(status) => tally.add(Tally::failure(format!(

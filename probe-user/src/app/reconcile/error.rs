@@ -17,12 +17,12 @@ pub enum ReconcileError {
         source: io::Error,
     },
     /// It is no policy.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {cause}", path.display())]
     Policy {
         /// The file.
         path: PathBuf,
         /// What is wrong, and where.
-        source: PolicyError,
+        cause: PolicyError,
     },
     /// Another configuration is in force.
     #[error(

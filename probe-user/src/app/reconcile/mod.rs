@@ -18,7 +18,7 @@ mod tests;
 mod watch;
 
 use super::control::{Writers, plan_on};
-use super::privileges;
+use super::{chain, privileges, text_file};
 use crate::apply::{
     self, Applied, Host as _, InForce, LiveHost, Options, RollbackOptions, StateDir, StateLock,
 };
@@ -38,7 +38,7 @@ use inbox::{Inbox, Message, Outbox, mailbox};
 use rustix::fd::AsFd as _;
 use rustix::thread::CapabilitySet;
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -473,14 +473,8 @@ fn processes(policy: &Policy, topology: &Topology) -> BTreeSet<Process> {
     guests.map(|guest| (guest.pid, guest.start_time)).collect()
 }
 
-fn read_policy(path: &PathBuf) -> Result<Policy, ReconcileError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| ReconcileError::Read { path: path.clone(), source })?;
-    parse_policy(&text).map_err(|source| ReconcileError::Policy { path: path.clone(), source })
-}
-
-/// An error with its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+fn read_policy(path: &Path) -> Result<Policy, ReconcileError> {
+    let text =
+        text_file::read(path).map_err(|source| ReconcileError::Read { path: path.to_owned(), source })?;
+    parse_policy(&text).map_err(|cause| ReconcileError::Policy { path: path.to_owned(), cause })
 }

@@ -5,7 +5,7 @@ pub(super) mod condition;
 mod output;
 mod table;
 
-use super::{Exit, Failure, Globals, failures, paint::Paint, print};
+use super::{Exit, Failure, Globals, failures, names, paint::Paint, print};
 use crate::{
     report::aims::aims as aims_of,
     report::assess::{Assessment, Named, assess, pairs_between, pairs_within},
@@ -49,6 +49,12 @@ pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
         session::read(first).map_err(failures::session)?,
         second.as_ref().map(|path| session::read(path)).transpose().map_err(failures::session)?,
     );
+    // A guest may be in one file only: then there is nothing to compare, which the verdict says.
+    if let Some(wanted) = guest {
+        let mut names = names::guests(&one);
+        names.extend(two.iter().flat_map(names::guests));
+        names::known(first, "guest", wanted, &names)?;
+    }
     let (first_name, second_name) =
         (first.display().to_string(), second.as_ref().map(|path| path.display().to_string()));
     let first = Named { file: &first_name, session: &one };

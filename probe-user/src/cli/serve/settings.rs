@@ -3,7 +3,7 @@
 use super::super::{DEFAULT_STATE_DIR, Globals, log};
 use super::Args;
 use super::file::{self, File, NotAFile};
-use crate::app::serve::Shape;
+use crate::app::{serve::Shape, text_file};
 use crate::export::DEFAULT_LISTEN;
 use crate::export::families::Fold;
 use crate::export::ledger::KEEP;
@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 pub(super) enum SettingsError {
     #[error("cannot read the configuration {}", path.display())]
     Read { path: PathBuf, source: io::Error },
-    #[error("{}: {source}", path.display())]
-    Text { path: PathBuf, source: NotAFile },
+    #[error("{}: {cause}", path.display())]
+    Text { path: PathBuf, cause: NotAFile },
 }
 
 /// Everything that can be set.
@@ -39,9 +39,9 @@ impl Settings {
         let Some(path) = &args.config else {
             return Ok(Self::of(globals, args, File::default(), Path::new("")));
         };
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| SettingsError::Read { path: path.clone(), source })?;
-        let file = file::parse(&text).map_err(|source| SettingsError::Text { path: path.clone(), source })?;
+        let text =
+            text_file::read(path).map_err(|source| SettingsError::Read { path: path.clone(), source })?;
+        let file = file::parse(&text).map_err(|cause| SettingsError::Text { path: path.clone(), cause })?;
         Ok(Self::of(globals, args, file, path.parent().unwrap_or(Path::new(""))))
     }
 

@@ -3,7 +3,7 @@
 mod bars;
 mod table;
 
-use super::{Exit, Failure, Globals, failures, paint::Paint, print};
+use super::{Exit, Failure, Globals, failures, names, paint::Paint, print};
 use crate::{
     report::{
         export::{self, Part},
@@ -59,28 +59,18 @@ struct View<'a> {
     detail: Detail,
 }
 
-/// A name that is not in the file.
-#[derive(Debug, thiserror::Error)]
-#[error("{} has no {what} {wanted:?}; it has {}", .file.display(), if .known.is_empty() { "none".to_owned() } else { .known.join(", ") })]
-struct Unknown {
-    file: PathBuf,
-    what: &'static str,
-    wanted: String,
-    known: Vec<String>,
-}
-
 /// Reads a session and prints it.
 pub(super) fn run(globals: &Globals, args: &Args) -> Result<Exit, Failure> {
     let Args { file, guest, config, load, full, histogram, json, hlog, csv, hgrm } = args;
     let session = session::read(file).map_err(failures::session)?;
     if let Some(guest) = guest {
-        known(args, "guest", guest, guests(&session))?;
+        names::known(file, "guest", guest, &names::guests(&session))?;
     }
     if let Some(config) = config {
-        known(args, "configuration", config, session.config_names())?;
+        names::known(file, "configuration", config, &session.config_names())?;
     }
     if let Some(load) = load {
-        known(args, "load", load, session.load_names())?;
+        names::known(file, "load", load, &session.load_names())?;
     }
     if *json {
         let text = json::session(&session, guest.as_deref()).map_err(Failure::cannot_run)?;
@@ -149,22 +139,6 @@ fn distribution(part: &Part<'_>, selected: &Selector) -> Result<String, Failure>
     export::hgrm(part, selected).ok_or_else(|| {
         Failure::usage(anyhow!("no value of these series was counted, or they could not be seen"))
     })
-}
-
-fn guests(session: &Session) -> Vec<&str> {
-    let series = session.runs.iter().flat_map(|run| &run.snapshot.series);
-    let mut names: Vec<&str> = series.filter_map(|s| s.labels.get("guest").map(String::as_str)).collect();
-    names.sort_unstable();
-    names.dedup();
-    names
-}
-
-fn known(args: &Args, what: &'static str, wanted: &str, known: Vec<&str>) -> Result<(), Failure> {
-    if known.contains(&wanted) {
-        return Ok(());
-    }
-    let known = known.into_iter().map(str::to_owned).collect();
-    Err(Failure::usage(Unknown { file: args.file.clone(), what, wanted: wanted.to_owned(), known }))
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@ use super::{Args, Preset, WorkloadMode};
 use crate::app::loads::{self, Load};
 use crate::app::tune::BASELINE;
 use crate::app::tuning::{Try, TuneRequest};
-use crate::app::{guests, record};
-use crate::cli::Failure;
+use crate::app::{guests, record, text_file};
+use crate::cli::{Failure, failures};
 use crate::host::{HostError, HostRoot, read_guest_addresses, read_topology};
 use crate::model::topology::Guest;
 use crate::plan::policy::parse_cpus;
@@ -14,12 +14,13 @@ use crate::plan::{Isolate, Placement, guest_policy_text};
 use crate::workload::Reading;
 use anyhow::{Context as _, anyhow};
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
 
 /// What a new session is to be.
 pub(super) fn request(args: &Args, root: &HostRoot) -> Result<TuneRequest, Failure> {
     let topology = read_topology(root);
     let wanted = args.guest.as_deref().unwrap_or_default();
-    let guest = guests::find(&topology, wanted).map_err(Failure::usage)?;
+    let guest = guests::find(&topology, wanted).map_err(failures::guest)?;
     Ok(TuneRequest {
         guest: guest.name.clone(),
         tries: tries(args, &guest.name)?,
@@ -85,7 +86,7 @@ fn tries(args: &Args, guest: &str) -> Result<Vec<Try>, Failure> {
     let mut tries = vec![Try::baseline(BASELINE)];
     for wanted in args.tries.iter().filter(|name| *name != BASELINE) {
         let text = if wanted.contains('/') || wanted.ends_with(".toml") {
-            std::fs::read_to_string(wanted)
+            text_file::read(Path::new(wanted))
                 .with_context(|| format!("cannot read {wanted}"))
                 .map_err(Failure::usage)?
         } else {

@@ -22,7 +22,7 @@ use tokio_rustls::TlsAcceptor;
 #[derive(Debug, thiserror::Error)]
 pub enum WebError {
     /// A file cannot be read.
-    #[error("cannot read the {what} {} ({cause})", path.display())]
+    #[error("cannot read the {what} {}: {cause}", path.display())]
     Read {
         /// What it should hold.
         what: &'static str,
@@ -32,12 +32,12 @@ pub enum WebError {
         cause: io::Error,
     },
     /// It is no web config.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {cause}", path.display())]
     Text {
         /// The file.
         path: PathBuf,
         /// What is wrong, and where.
-        source: NotAWebConfig,
+        cause: NotAWebConfig,
     },
     /// Certificates or keys cannot be used.
     #[error("{}: {what}", path.display())]
@@ -72,7 +72,7 @@ impl Web {
         let text = read("web config", path)?;
         let text = String::from_utf8_lossy(&text);
         let File { tls, users, headers } =
-            file::parse(&text).map_err(|source| WebError::Text { path: path.to_owned(), source })?;
+            file::parse(&text).map_err(|cause| WebError::Text { path: path.to_owned(), cause })?;
         let tls = tls.map(|tls| tls.below(path.parent().unwrap_or(Path::new(""))));
         stamps.extend(tls.iter().flat_map(file::Tls::files).map(Stamp::of));
         let tls = tls.as_ref().map(tls::acceptor).transpose()?;

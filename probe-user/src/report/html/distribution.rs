@@ -34,7 +34,7 @@ fn steps(histogram: &Histogram) -> Vec<Step> {
     while first < hist::BUCKETS {
         let width = if first < linear { 1 } else { joined };
         let last = (first + width).min(hist::BUCKETS) - 1;
-        let count: u64 = histogram.buckets()[first..=last].iter().sum();
+        let count = histogram.count(first..last + 1);
         let (low, high) = (to_f64(hist::lower(first)).max(0.5), to_f64(hist::upper(last)));
         steps.push(Step { low, high, density: to_f64(count) / n / (high / low).log2() });
         first = last + 1;
@@ -175,8 +175,8 @@ fn tail(histogram: &Histogram) -> Vec<(f64, f64)> {
     let (Some(min), Some(max)) = (histogram.min(), histogram.max()) else { return Vec::new() };
     let mut points = vec![(0.0, to_f64(min))];
     let mut below = 0.0;
-    for (bucket, count) in histogram.buckets().iter().enumerate().filter(|(_, c)| **c > 0) {
-        below += to_f64(*count);
+    for (bucket, count) in histogram.buckets() {
+        below += to_f64(count);
         let value = to_f64(hist::upper(bucket)).min(to_f64(max));
         // The last value has no share above it; it stands where one value of n does.
         let above = (1.0 - below / n).max(1.0 / n);

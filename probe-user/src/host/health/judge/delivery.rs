@@ -128,7 +128,10 @@ const FEW_VECTORS: u32 = 8;
 pub(super) fn vectors(facts: &HealthFacts) -> Vec<Finding> {
     const CHECK: &str = "free vectors";
     let Some(free) = &facts.tuning.free_vectors else {
-        return vec![Finding::ok(CHECK, "not known: only root is told, by CONFIG_GENERIC_IRQ_DEBUGFS")];
+        return vec![Finding::ok(
+            CHECK,
+            "not known: the kernel tells root alone, and needs CONFIG_GENERIC_IRQ_DEBUGFS",
+        )];
     };
     let watched = watched(facts);
     let of_watched = || free.iter().filter(|(cpu, _)| watched.contains(**cpu));

@@ -56,6 +56,10 @@ pub(super) fn guests(facts: &HealthFacts) -> Vec<Finding> {
     const CHECK: &str = "guests";
     let guests = &facts.topology.guests;
     let with_vf = guests.iter().filter(|guest| !guest.vfs.is_empty()).count();
+    if let ([], Some(problem)) = (&guests[..], facts.topology.problems.first()) {
+        let cost = "guests and their VFs may be missing from every answer";
+        return vec![Finding::warn(CHECK, format!("not known: {problem}"), cost, "run as root")];
+    }
     if with_vf == 0 {
         return vec![Finding::warn(
             CHECK,

@@ -64,6 +64,8 @@ go_to() {
   for irq in $(vf_irqs $1 | head -n 2); do [[ $(</proc/irq/$irq/smp_affinity_list) == "$2" ]] || return 1; done
   [[ -n $irq ]]
 }
+# in_place VF CPUS: each interrupt of the VF goes to one of these CPUs, a pattern.
+in_place() { local irq; for irq in $(vf_irqs $1); do [[ $(</proc/irq/$irq/smp_affinity_list) == $2 ]] || return 1; done; }
 pinned() { [[ $(taskset -cp "$(vcpu_tid $1 $2)") == *": $3" ]]; }
 all_pinned() { pinned vm1 0 1 && pinned vm1 1 2 && pinned vm2 0 4 && pinned vm2 1 5; }
 # What the kernel says of the VFs' interrupts, where they are for and where they are put, by its own clock.
@@ -177,6 +179,18 @@ check vm2-comes-back guest_vf vm2 192.168.0.102 2 1 $(guest_port vm2)
 check pins-again wait_for 60 "the pins" all_pinned
 # Its vectors are followed as they were, though another guest's have gone by their names.
 follow to-the-second-vcpu-again 1 2 5
+# Its driver is unbound and bound again, so quickly that its interrupts have their old numbers: that is nobody's doing.
+rebind='d=$(/bin/busybox readlink -f /sys/class/net/eth0/device); r=$(/bin/busybox readlink -f $d/driver); b=${d##*/}'
+rebind="$rebind"'; echo $b >$r/unbind; echo $b >$r/bind; /bin/busybox ip link set eth0 up'
+numbers=$(vf_irqs 1)
+for round in 1 2 3 4; do
+  : >/tmp/anew
+  while [[ -e /tmp/anew ]]; do for irq in $numbers; do [[ $(</proc/irq/$irq/smp_affinity_list) =~ ^[45]$ ]] || rm -f /tmp/anew; done; done 2>/dev/null &
+  guest_do vm2 "$rebind"
+  check made-anew-$round wait_for 60 "the new interrupts" test ! -e /tmp/anew
+  check placed-anew-$round wait_for 60 "their placement" eval '[[ -n $(vf_irqs 1) ]] && in_place 1 "[45]"'
+done
+equal nobody-is-blamed 0 "$(grep -c "VF $(vf_bdf 1) .* set it to" $LOG)"
 for g in vm1 vm2; do check $g-ends guest_down $g; done
 check all-is-undone wait_for 30 "the end of the journal" undone
 equal masks-as-before "" "$(changed /out/before)"

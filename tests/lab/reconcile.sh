@@ -1,6 +1,7 @@
 # `vfprobe serve --policy`: a guest that starts, is reset and ends, a program that fights for an interrupt, a CPU that
-# goes offline and comes back, a second controller. In the end every mask is as it was.
-# lab: limit=400
+# goes offline and comes back, a second controller, a policy that the host cannot meet, a controller that is killed in the
+# middle of a change and one that keeps what it has done. In the end every mask is as it was.
+# lab: limit=500
 . /lab/support/lab.sh
 
 cat >/tmp/policy.toml <<'POLICY'
@@ -39,9 +40,14 @@ SERVE=$!
 check keeping wait_for 30 "the controller" logged "keeping the policy"
 equal nothing-changed-without-a-guest "" "$(changed /out/before)"
 
+# A CPU of the host's own goes offline before the guest starts, and comes back.
+echo 0 >/sys/devices/system/cpu/cpu1/online
+
 # --- a guest comes -------------------------------------------------------------------------------------------------
 check vm1-starts guest_vf vm1 192.168.0.101 2 0 -action reboot=reset
 check follows-a-start wait_for 30 "the policy in force" in_force
+echo 1 >/sys/devices/system/cpu/cpu1/online
+check follows-a-cpu-of-the-hosts-own wait_for 30 "the policy in force" in_force
 # CAP_SYS_NICE, CAP_NET_ADMIN, CAP_SYS_PTRACE, CAP_DAC_READ_SEARCH.
 equal controller-keeps-what-it-writes-with CapEff:0000000000881004 "$(grep -l '^Name:[[:space:]]controller$' \
   /proc/$SERVE/task/*/status | xargs grep -h ^CapEff | tr -d '\t')"
@@ -79,6 +85,54 @@ echo 1 >/sys/devices/system/cpu/cpu3/online
 began=$EPOCHREALTIME
 check follows-online wait_for 30 "the policy in force" in_force
 echo "cpu-online: followed $(awk "BEGIN { print $EPOCHREALTIME - $began }") s after it was"
+
+# --- a policy that this host cannot meet ---------------------------------------------------------------------------
+sed -i 's/"2-3"/"2-9"/' /tmp/policy.toml
+kill -HUP $SERVE
+check refusal-is-said wait_for 30 "the refusal" logged "the former policy is kept: CPU 4 does not exist"
+check refused-policy-costs-nothing in_force
+sed -i 's/"2-9"/"2-3"/; 1a on-stop = "keep"' /tmp/policy.toml
+kill -HUP $SERVE
+read_twice() { [[ $(grep -c "the policy was read again" "$LOG") == 2 ]]; }
+check taken-up-with-another-end wait_for 30 "the policy" read_twice
+check in-force-after-it wait_for 30 "the policy in force" in_force
+
+# --- it ends and leaves what it has done; the next one goes on, and is killed in the middle of a change ------------
+kill $SERVE
+wait $SERVE
+equal stops-and-keeps 0 "$?"
+check kept-without-it in_force
+lines=$(wc -l </run/vfprobe/journal)
+LOG=/out/reconcile-killed.log
+VFPROBE_FAULT=after-write:2 vfprobe-faults serve -v --policy /tmp/policy.toml 2>"$LOG" &
+SERVE=$!
+check goes-on wait_for 30 "its first look" logged "compared in"
+equal nothing-is-written-again "$lines" "$(wc -l </run/vfprobe/journal)"
+guest_monitor vm1 system_reset >/dev/null
+ended() { ! kill -0 $SERVE; }
+check dies-in-a-change wait_for 180 "its end" ended
+wait $SERVE
+equal killed 137 "$?"
+LOG=/out/reconcile-again.log
+vfprobe serve -v --policy /tmp/policy.toml 2>"$LOG" &
+SERVE=$!
+check half-a-change-is-undone wait_for 30 "the undoing" logged "a change was cut short"
+check follows-after-the-kill wait_for 60 "the policy in force" in_force
+
+# --- what somebody has applied is not taken for its own ------------------------------------------------------------
+kill $SERVE
+wait $SERVE
+check undone-by-hand vfprobe rollback
+check applied-by-hand vfprobe apply --policy /tmp/policy.toml --yes
+equal not-gone-on-with 3 "$(vfprobe serve --policy /tmp/policy.toml >/tmp/by-hand.log 2>&1; echo $?)"
+check by-hand-is-said grep -q "kept is in force, applied by hand" /tmp/by-hand.log
+check still-as-applied vfprobe verify
+check by-hand-undone vfprobe rollback
+sed -i '/^on-stop/d' /tmp/policy.toml
+LOG=/out/reconcile-last.log
+vfprobe serve --policy /tmp/policy.toml 2>"$LOG" &
+SERVE=$!
+check in-force-in-the-end wait_for 60 "the policy in force" in_force
 
 # --- the guest goes, and with it what was done for it --------------------------------------------------------------
 check vm1-ends guest_down vm1

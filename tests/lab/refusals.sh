@@ -72,3 +72,47 @@ mount -t debugfs debugfs /sys/kernel/debug && mount -t tracefs tracefs /sys/kern
 
 affinities vm1 >/tmp/after
 check nothing-changed diff /tmp/before /tmp/after
+
+# An interrupt that the kernel places itself: the queue of a disk that serves the guarded CPU. Linux 6.1 refuses with EIO, 6.12
+# with EPERM, and offers the mask for reading only, so that the plan can tell.
+vf_only=(--guest vm1 --cpus 2 --placement own --no-look)
+check managed-disk modprobe nvme
+check managed-queues wait_for 30 "the disk" test -e /dev/nvme0n1
+nvme_irq() { awk -v queue="$1" '$NF == queue { sub(":", "", $1); print $1 }' /proc/interrupts; }
+queue=$(nvme_irq nvme0q3) admin=$(nvme_irq nvme0q0)
+mask() { cat "/proc/irq/$1/smp_affinity_list"; }
+told() { grep "irq $queue nvme0q3" "$1" | grep -q "isolcpus=managed_irq,domain,$2"; }
+equal managed-queue-on-the-guarded-cpu 2 "$(mask "$queue")"
+equal managed-is-refused-by-the-kernel 1 "$(bash -c "echo 1 >/proc/irq/$queue/smp_affinity_list" 2>/tmp/stderr; echo $?)"
+case $KERNEL in 6.1) because="Input/output error" ;; *) because="Operation not permitted" ;; esac
+check managed-as-documented grep -q "$because" /tmp/stderr
+affinities vm1 >/tmp/before
+vfprobe plan "${vf_only[@]}" >/tmp/plan
+if [[ $KERNEL == 6.1 ]]; then
+  check managed-is-not-known-before grep -q "irq $queue nvme0q3 .*may fire on a guarded CPU$" /tmp/plan
+else
+  check managed-is-known-before told /tmp/plan 2
+fi
+vfprobe apply "${vf_only[@]}" --yes >/tmp/applied 2>&1
+equal managed-is-no-hindrance 0 $?
+grep "^  left: " /tmp/applied
+check managed-is-left told /tmp/applied LIST
+equal managed-stays 2 "$(mask "$queue")"
+equal others-of-the-disk-move 0-1,3 "$(mask "$admin")"
+equal pinned-all-the-same 2 "$(sed -n 's/^Cpus_allowed_list:\t//p' "/proc/$(vcpu_tid vm1 0)/status")"
+check managed-is-no-drift vfprobe verify
+vfprobe status >/tmp/status
+check managed-is-the-kernels grep -q "irq $queue nvme0q3 .*the kernel .*left at 2" /tmp/status
+vfprobe plan "${vf_only[@]}" >/tmp/plan
+check managed-is-not-tried-again grep -q "irq $queue nvme0q3 cannot be moved: .*isolcpus=managed_irq,domain,2" /tmp/plan
+equal nothing-else-to-plan "nothing to change" "$(tail -n 1 /tmp/plan)"
+# What it does there is seen, and its remedy is told.
+while taskset -c 2 dd if=/dev/nvme0n1 of=/dev/null bs=4k count=200 iflag=direct; do :; done >/tmp/reading.log 2>&1 &
+reader=$!
+vfprobe isolation -q --cpus 2 -d 2s >/tmp/isolation
+kill $reader
+wait $reader
+check managed-noise-has-a-remedy grep -q "nvme0q3.*isolcpus=managed_irq" /tmp/isolation
+check managed-undone vfprobe rollback
+affinities vm1 >/tmp/after
+check managed-nothing-changed compare_settings /tmp/before /tmp/after

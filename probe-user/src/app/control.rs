@@ -6,7 +6,9 @@ use crate::apply::{
     self, Applied, ApplyError, InForce, LiveHost, Options, Reality, RollbackError, RollbackOptions,
     RollbackReport, StateDir, StateError, TargetError, verify,
 };
-use crate::host::{HostRoot, read_host_threads, read_knobs, read_owners, read_topology, read_virtual_apic};
+use crate::host::{
+    HostRoot, read_fixed_irqs, read_host_threads, read_knobs, read_owners, read_topology, read_virtual_apic,
+};
 use crate::model::Value;
 use crate::model::owners::Owner;
 use crate::model::seen::Seen;
@@ -111,6 +113,7 @@ fn plan_with_problems<T>(
         }
     };
     let immovable: BTreeSet<_> = journal.immovable().collect();
+    let fixed = read_fixed_irqs(root, &topology.irqs);
     let facts = Facts {
         topology: &topology,
         threads: &threads,
@@ -119,6 +122,7 @@ fn plan_with_problems<T>(
         virtual_apic: read_virtual_apic(root),
         seen,
         immovable: &immovable,
+        fixed: &fixed,
     };
     (make(&facts, &journal.standing()), problems)
 }

@@ -173,7 +173,8 @@ impl fmt::Display for Refusal {
         match self {
             Self::Gone => f.write_str("it is gone"),
             Self::Managed => f.write_str(
-                "the kernel places this interrupt itself (managed or per-CPU); it cannot be moved",
+                "the kernel places this interrupt itself (managed or per-CPU); it cannot be moved. Booted with \
+                 isolcpus=managed_irq,domain,LIST, a managed one fires on CPUs of LIST for their own I/O only",
             ),
             Self::NoVector => {
                 f.write_str("no free interrupt vector on these CPUs; choose others or free vectors there")

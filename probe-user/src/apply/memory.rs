@@ -63,6 +63,7 @@ struct State {
     slots: BTreeMap<TargetKey, Slot>,
     newcomers: Vec<HostThread>,
     read_only: BTreeSet<TargetKey>,
+    offline: CpuSet,
     writes: u32,
     event: Option<(u32, Event)>,
     /// Whether interrupts move only when they fire.
@@ -117,6 +118,11 @@ impl MemoryHost {
 
     pub(crate) fn remove(&self, key: &TargetKey) {
         self.state.borrow_mut().slots.remove(key);
+    }
+
+    /// These CPUs are offline: they are taken out of the masks that threads are given.
+    pub(super) fn set_offline(&self, cpus: CpuSet) {
+        self.state.borrow_mut().offline = cpus;
     }
 
     /// From now on nobody may write a target.
@@ -188,6 +194,9 @@ impl Host for MemoryHost {
         if state.read_only.contains(&target.key()) {
             return refused(Refusal::ReadOnly);
         }
+        if let (Target::Thread(_), Some(cpus)) = (target, taken.cpus()) {
+            taken = cpus.difference(&state.offline).into();
+        }
         if let Target::Thread(thread) = target
             && let Some(newcomer) = state.newcomers.iter_mut().find(|t| t.thread.tid == thread.tid)
         {
@@ -209,6 +218,12 @@ impl Host for MemoryHost {
             _ => {}
         }
         Ok(())
+    }
+
+    fn same(&self, target: &Target, asked: &Value, found: &Value) -> bool {
+        let offline = &self.state.borrow().offline;
+        let online = asked.cpus().map(|cpus| cpus.difference(offline));
+        asked == found || (matches!(target, Target::Thread(_)) && online.as_ref() == found.cpus())
     }
 
     fn may_write(&self, target: &Target) -> Result<(), TargetError> {

@@ -289,6 +289,26 @@ fn what_is_over_is_let_go_where_it_is_not_as_asked() {
     assert_eq!((bench.value(&irq(30)), bench.value(&vcpu(10))), ("0-3".to_owned(), "1".to_owned()));
 }
 
+/// Some kernels take offline CPUs out of the mask of a thread, and do not give them back.
+#[test]
+fn what_was_taken_in_part_is_ours_when_the_cpus_come_back() {
+    let bench = Bench::new();
+    let before = bench.host.snapshot();
+    bench.host.set_offline(cpus("3"));
+    bench.apply(&bench.plan()).unwrap();
+    let helper = thread(11, Role::Host);
+    assert_eq!((bench.holds(), bench.value(&helper).as_str()), (Some(true), "0-1"));
+    bench.host.set_offline(CpuSet::new());
+    assert_eq!(bench.holds(), Some(false));
+    // One who keeps the policy goes on from there.
+    let again = plan(vec![step(&bench.host, helper.clone(), &cpus("0-1,3"), Need::BestEffort)]);
+    bench.apply(&again).unwrap();
+    assert_eq!((bench.holds(), bench.value(&helper).as_str()), (Some(true), "0-1,3"));
+    bench.host.set(&helper.key(), cpus("0-1"));
+    assert!(bench.rollback().foreign().next().is_none());
+    assert_eq!(bench.host.snapshot(), before);
+}
+
 #[test]
 fn a_configuration_for_other_guests_is_recorded_though_nothing_changes() {
     let bench = Bench::new();
@@ -437,6 +457,8 @@ fn what_nobody_may_write_keeps_nobody_from_undoing() {
         let applied = unless_killed(|| bench.apply(&plan).unwrap());
         bench.host.calm();
         assert_eq!(applied.map_or(0, |applied| applied.steps), steps);
+        // Else one who keeps the policy would try again at every look.
+        assert_eq!(bench.state().load().unwrap().immovable().count(), usize::from(!dies));
         assert!(bench.rollback().is_complete());
         assert_eq!(bench.host.snapshot(), before);
     }

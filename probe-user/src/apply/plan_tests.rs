@@ -237,6 +237,7 @@ impl Keeper {
             virtual_apic: Some(false),
             seen: None,
             immovable: &immovable,
+            fixed: &BTreeSet::new(),
         };
         let renewed = plan_again(&facts, &self.policy, &journal.standing())?;
         if journal.lines == 0 && renewed.held.is_empty() {

@@ -60,7 +60,9 @@ pub fn rollback(
     for item in &standing {
         match host.may_write(&item.target) {
             // Nobody may write it, so nobody has: a step that was cut short before it could be passed over.
-            Err(error) if !matches!(error.refusal(), Some(Refusal::ReadOnly)) => return Err(error.into()),
+            Err(error) if !matches!(error.refusal(), Some(Refusal::ReadOnly | Refusal::Managed)) => {
+                return Err(error.into());
+            }
             _ => {}
         }
     }

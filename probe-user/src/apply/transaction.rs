@@ -5,6 +5,7 @@ use super::host::{Host, Observed, Refusal, Seen, TargetError};
 use super::journal_file::JournalFile;
 use super::undo::{RollbackReport, take_back, undo, wait_until};
 use super::{ApplyError, Cause, Failed, StateError, StateLock};
+use crate::model::Value;
 use crate::plan::journal::{Begin, JOURNAL_FORMAT, Journal, Record};
 use crate::plan::{Need, Plan, Role, Step, Target};
 use serde::Serialize;
@@ -221,8 +222,12 @@ struct Run<'a, 'j> {
 
 /// What became of a step.
 enum Outcome {
-    Done,
-    Passed { why: String, because: Because },
+    /// With what was found afterwards, when that is not to the letter what was asked.
+    Done(Option<Value>),
+    Passed {
+        why: String,
+        because: Because,
+    },
 }
 
 /// Why a step is passed over.
@@ -248,9 +253,9 @@ impl Run<'_, '_> {
             self.next += 1;
             self.journal.append(&Record::Step { n, step: step.clone() }).map_err(Cause::Journal)?;
             let record = match self.one(step)? {
-                Outcome::Done => {
+                Outcome::Done(taken) => {
                     moved.push(step);
-                    Record::Done { n }
+                    Record::Done { n, taken }
                 }
                 Outcome::Passed { why, because } => {
                     info!(target: "vfprobe::audit", "{}: left at {}: {why}", step.target, step.now);
@@ -296,7 +301,7 @@ impl Run<'_, '_> {
                     target: "vfprobe::audit",
                     "{}: {} -> {} ({})", step.target, step.now, step.new, step.reason
                 );
-                Ok(Outcome::Done)
+                Ok(Outcome::Done(Some(value).filter(|value| *value != step.new)))
             }
             Ok(Seen::Here(Observed { value, .. })) => {
                 // What is found is neither the old value nor the one on record: nobody could tell later that it is
@@ -334,17 +339,21 @@ fn may_change(step: &Step) -> bool {
 /// Whether what cannot be written is of no weight: the timer's interrupt, say, whose files only CAP_DAC_OVERRIDE opens
 /// (kernel/irq/proc.c, `register_irq_proc()`). It is passed over when its turn comes.
 fn is_spared(step: &Step, error: &TargetError) -> bool {
-    step.need == Need::BestEffort && matches!(error.refusal(), Some(Refusal::ReadOnly))
+    step.need == Need::BestEffort && matches!(error.refusal(), Some(Refusal::ReadOnly | Refusal::Managed))
 }
 
 fn pass_or_fail(step: &Step, error: TargetError) -> Result<Outcome, Cause> {
     let refused = matches!(
         error.refusal(),
-        Some(Refusal::NoVector | Refusal::Offline | Refusal::TooHigh | Refusal::Invalid | Refusal::ReadOnly)
+        Some(Refusal::NoVector | Refusal::Offline | Refusal::TooHigh | Refusal::Invalid)
     );
     let because = match &error {
         TargetError::Refused { refusal: Refusal::Gone, .. } => Some(Because::Moot),
-        TargetError::Refused { refusal: Refusal::Managed | Refusal::OutsideCpuset, .. }
+        // What nobody may write now, nobody may at the next look.
+        TargetError::Refused {
+            refusal: Refusal::Managed | Refusal::OutsideCpuset | Refusal::ReadOnly,
+            ..
+        }
         | TargetError::NotTaken { .. } => Some(Because::Immovable),
         TargetError::Refused { .. } => refused.then_some(Because::Refused),
         TargetError::Read { .. } | TargetError::Malformed { .. } => None,

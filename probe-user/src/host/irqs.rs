@@ -10,7 +10,8 @@ use crate::model::{
     CpuSet, IrqNumber, PciAddress,
     topology::{DeliveryMode, Irq, Slot},
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt as _;
 
 /// All numbered interrupts, ascending.
 pub(super) fn read_irqs(reader: &mut Reader<'_>) -> Vec<Irq> {
@@ -36,6 +37,17 @@ pub(super) fn read_irqs(reader: &mut Reader<'_>) -> Vec<Irq> {
 pub fn read_interrupt_counts(root: &HostRoot) -> BTreeMap<IrqNumber, u64> {
     let text = read_text(&root.proc.join("interrupts")).ok().flatten().unwrap_or_default();
     parse_interrupts(&text).0.into_iter().map(|row| (row.number, row.count)).collect()
+}
+
+/// Interrupts whose mask nobody may write: newer kernels tell so that they place them themselves, as managed or per-CPU ones
+/// (kernel/irq/proc.c, `register_irq_proc()`).
+#[must_use]
+pub fn read_fixed_irqs(root: &HostRoot, irqs: &[Irq]) -> BTreeSet<IrqNumber> {
+    let is_fixed = |number: &IrqNumber| {
+        let path = root.proc.join(format!("irq/{number}/smp_affinity_list"));
+        std::fs::metadata(path).is_ok_and(|meta| meta.mode() & 0o222 == 0)
+    };
+    irqs.iter().map(|irq| irq.number).filter(is_fixed).collect()
 }
 
 fn with_affinity(reader: &mut Reader<'_>, row: InterruptRow) -> Irq {
@@ -102,6 +114,25 @@ pub(super) fn read_default_affinity(reader: &mut Reader<'_>) -> Option<CpuSet> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::fixture::Tree;
+    use std::fs::{Permissions, set_permissions};
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn a_mask_that_nobody_may_write_is_fixed() {
+        let tree = Tree::new();
+        let irq = |(number, mode): (u32, Option<u32>)| {
+            let path = format!("proc/irq/{number}/smp_affinity_list");
+            if let Some(mode) = mode {
+                tree.file(&path, "2\n");
+                set_permissions(tree.path(&path), Permissions::from_mode(mode)).unwrap();
+            }
+            let (number, chip, actions) = (IrqNumber(number), "IR-PCI-MSIX".to_owned(), "x".to_owned());
+            Irq { number, chip, actions, affinity: None, effective_affinity: None, count: 0 }
+        };
+        let irqs = [(44, Some(0o644)), (45, Some(0o444)), (46, None)].map(irq);
+        assert_eq!(read_fixed_irqs(&tree.root(), &irqs), BTreeSet::from([IrqNumber(45)]));
+    }
 
     #[test]
     fn host_vectors() {

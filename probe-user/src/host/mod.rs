@@ -41,7 +41,7 @@ pub use error::{HostError, Malformed};
 pub use facts::read_facts;
 pub use interrupts::{InterruptRow, VfioInterrupt, VfioKind, parse_interrupts, parse_vfio_action};
 pub use irqbalance::{ask_irqbalance, irqbalance_socket, tell_irqbalance};
-pub use irqs::read_interrupt_counts;
+pub use irqs::{read_fixed_irqs, read_interrupt_counts};
 pub use knobs::{KnobFile, KnobForm, ifindex_file, knob_file, read_knobs};
 pub use mode::{Posting, PostingFacts, judge_posting, read_virtual_apic};
 pub use neighbours::read_guest_addresses;

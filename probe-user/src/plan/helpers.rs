@@ -144,6 +144,7 @@ mod tests {
                 virtual_apic: None,
                 seen: None,
                 immovable: &BTreeSet::new(),
+                fixed: &BTreeSet::new(),
             },
             &policy,
         )

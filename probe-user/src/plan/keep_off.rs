@@ -33,13 +33,11 @@ pub(super) fn irqs(draft: &mut Draft<'_>, topology: &Topology, ours: &[&Guest]) 
         };
         let target =
             IrqTarget { number: *number, actions: actions.clone(), vector: vectors.get(number).copied() };
-        draft.keep_off(
-            Target::Irq(target),
-            affinity,
-            effective_affinity.as_ref(),
-            Need::BestEffort,
-            "may fire on a guarded CPU".to_owned(),
-        );
+        let mut reason = "may fire on a guarded CPU".to_owned();
+        if draft.fixed.contains(number) && *number != IrqNumber(0) {
+            reason = format!("{reason}; will be left, since the kernel places it itself: {}", draft.booted());
+        }
+        draft.keep_off(Target::Irq(target), affinity, effective_affinity.as_ref(), Need::BestEffort, reason);
     }
 }
 

@@ -133,6 +133,7 @@ mod tests {
             virtual_apic: None,
             seen: None,
             immovable: &immovable,
+            fixed: &BTreeSet::new(),
         };
         let first = plan(&facts, &policy).unwrap();
         let (topology, _) = settled(&topology, &[], &first);

@@ -112,6 +112,7 @@ mod tests {
                 virtual_apic: None,
                 seen: None,
                 immovable: &immovable,
+                fixed: &BTreeSet::new(),
             },
             policy,
         )

@@ -7,7 +7,7 @@ use super::{Isolate, Need, Others, PLAN_SCHEMA, Plan, PlanError, Policy, Role, S
 use crate::model::owners::Owners;
 use crate::model::seen::Seen;
 use crate::model::topology::{Guest, Thread, Topology};
-use crate::model::{CpuSet, HostThread, Pid};
+use crate::model::{CpuSet, HostThread, IrqNumber, Pid};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What is known of the host.
@@ -27,6 +27,8 @@ pub struct Facts<'a> {
     pub seen: Option<&'a Seen>,
     /// What the kernel has refused to move before.
     pub immovable: &'a BTreeSet<TargetKey>,
+    /// Interrupts whose mask the kernel offers for reading only. Older kernels do not tell, and refuse the write.
+    pub fixed: &'a BTreeSet<IrqNumber>,
 }
 
 /// The CPUs a plan is about.
@@ -45,6 +47,7 @@ pub(super) struct Draft<'a> {
     pub(super) virtual_apic: Option<bool>,
     pub(super) seen: Option<&'a Seen>,
     immovable: &'a BTreeSet<TargetKey>,
+    pub(super) fixed: &'a BTreeSet<IrqNumber>,
     /// What is set as wanted already.
     held: BTreeSet<TargetKey>,
     steps: Vec<Step>,
@@ -87,6 +90,7 @@ pub(super) fn draft(
         seen: facts.seen,
         held: BTreeSet::new(),
         immovable: facts.immovable,
+        fixed: facts.fixed,
         steps: Vec::new(),
         notes: Vec::new(),
     };
@@ -190,10 +194,23 @@ impl Draft<'_> {
             return;
         }
         if self.is_immovable(&step.target.key()) {
-            self.notes.push(format!("{} cannot be moved: the kernel refused it before", step.target));
+            let way_out = match &step.target {
+                Target::Irq(irq) if irq.number != IrqNumber(0) => format!("; {}", self.booted()),
+                _ => String::new(),
+            };
+            self.notes
+                .push(format!("{} cannot be moved: the kernel refused it before{way_out}", step.target));
             return;
         }
         self.steps.push(step);
+    }
+
+    /// The way out for an interrupt that the kernel places itself (Documentation/admin-guide/kernel-parameters.txt, isolcpus).
+    pub(super) fn booted(&self) -> String {
+        let guarded = &self.ground.guarded;
+        format!(
+            "booted with isolcpus=managed_irq,domain,{guarded}, a managed one fires there only for these CPUs' own I/O"
+        )
     }
 
     /// Whether the kernel has refused to move something before.

@@ -5,10 +5,8 @@ use super::policy::Policy;
 use super::{Isolate, Need, Plan, PlanError, Target, TargetKey};
 use crate::model::owners::Owners;
 use crate::model::seen::Seen;
-use crate::model::topology::DeliveryMode;
-use crate::model::topology::Topology;
-use crate::model::{CpuId, VcpuId};
-use crate::model::{CpuSet, HostThread, Pid};
+use crate::model::topology::{DeliveryMode, Topology};
+use crate::model::{CpuId, CpuSet, HostThread, IrqNumber, Pid, VcpuId};
 use crate::plan::testing::{HostShape, add_slots, cpus, guest, host, irq, settled, thread};
 use crate::plan::{Pins, Placement, VfPolicy, wants_look};
 use proptest::prelude::*;
@@ -34,6 +32,7 @@ fn plan_of(topology: &Topology, threads: &[HostThread], policy: &Policy) -> Resu
             virtual_apic: None,
             seen: None,
             immovable: &BTreeSet::new(),
+            fixed: &BTreeSet::new(),
         },
         policy,
     )
@@ -82,6 +81,7 @@ fn auto_depends_on_how_interrupts_are_delivered() {
             virtual_apic,
             seen: None,
             immovable: &immovable,
+            fixed: &BTreeSet::new(),
         };
         let plan = plan(&facts, &policy("2", Placement::Auto)).unwrap();
         let step = plan.steps.iter().rev().nth(1).unwrap();
@@ -169,6 +169,7 @@ fn reasons_say_what_was_seen() {
             virtual_apic: None,
             seen,
             immovable: &immovable,
+            fixed: &BTreeSet::new(),
         };
         let plan = plan(&facts, &Policy::for_guest("vm1", pins, Placement::Own)).unwrap();
         plan.steps.iter().filter(|s| matches!(s.target, Target::Irq(_))).map(|s| s.reason.clone()).collect()
@@ -268,7 +269,7 @@ fn threads_leave_guarded_cpus_when_asked() {
 #[test]
 fn what_the_kernel_refused_is_noted_and_not_tried_again() {
     let topology = two_guests();
-    let immovable = BTreeSet::from([TargetKey::Irq(crate::model::IrqNumber(0), "timer".to_owned())]);
+    let immovable = BTreeSet::from([TargetKey::Irq(IrqNumber(0), "timer".to_owned())]);
     let facts = Facts {
         topology: &topology,
         threads: &[],
@@ -277,10 +278,40 @@ fn what_the_kernel_refused_is_noted_and_not_tried_again() {
         virtual_apic: None,
         seen: None,
         immovable: &immovable,
+        fixed: &BTreeSet::new(),
     };
     let plan = plan(&facts, &policy("2", Placement::Keep)).unwrap();
     assert!(!lines(&plan).iter().any(|l| l.starts_with("irq 0 ")));
-    assert!(plan.notes.iter().any(|n| n.starts_with("irq 0 timer cannot be moved")));
+    assert!(plan.notes.iter().any(|n| n == "irq 0 timer cannot be moved: the kernel refused it before"));
+}
+
+/// An interrupt that the kernel places itself: as newer kernels tell before it is tried, and as any told when it was.
+#[test]
+fn the_way_out_for_a_managed_interrupt_is_told() {
+    let topology = two_guests();
+    let (timer, queue) = ((IrqNumber(0), "timer".to_owned()), (IrqNumber(24), "nvme0q1".to_owned()));
+    let way_out =
+        "booted with isolcpus=managed_irq,domain,1, a managed one fires there only for these CPUs' own I/O";
+    let refused = [&timer, &queue].map(|(number, actions)| TargetKey::Irq(*number, actions.clone()));
+    for (immovable, fixed) in
+        [(BTreeSet::new(), BTreeSet::from([timer.0, queue.0])), (BTreeSet::from(refused), BTreeSet::new())]
+    {
+        let facts = Facts {
+            topology: &topology,
+            threads: &[],
+            knobs: &[],
+            owners: &Owners::default(),
+            virtual_apic: None,
+            seen: None,
+            immovable: &immovable,
+            fixed: &fixed,
+        };
+        let plan = plan(&facts, &policy("1", Placement::Keep)).unwrap();
+        let steps = plan.steps.iter().map(|step| format!("{}: {}", step.target, step.reason));
+        let told: Vec<String> = steps.chain(plan.notes).filter(|line| line.contains(way_out)).collect();
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(told[0].starts_with("irq 24 nvme0q1"), "{told:?}");
+    }
 }
 
 /// CPUs 4 to 7 are somebody else's, who is named nowhere.

@@ -1,5 +1,6 @@
 //! The command line of the emulated host: an x86 machine by QEMU's translator (no /dev/kvm needed), with AMD SVM for
-//! nested guests, a remapping IOMMU, and an Intel 82576 (igb) whose VFs can be given away. Pure: paths in, words out.
+//! nested guests, a remapping IOMMU, an Intel 82576 (igb) whose VFs can be given away, and an NVMe disk. Pure: paths
+//! in, words out.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -58,6 +59,9 @@ impl Machine {
         // The PF sits on a wire of its own: nothing of this machine's network is reachable.
         push(&mut args, &["-netdev", "hubport,id=wire,hubid=0", "-device", "pcie-root-port,id=rp0,slot=1"]);
         push(&mut args, &["-device", "igb,bus=rp0,netdev=wire,mac=52:54:00:12:34:56"]);
+        // A disk whose queues' interrupts the kernel places itself. Without its driver, `modprobe nvme`, it does nothing.
+        push(&mut args, &["-drive", "if=none,id=disk,driver=null-co,size=64M"]);
+        push(&mut args, &["-device", "nvme,serial=lab,drive=disk"]);
         push(&mut args, &["-nodefaults", "-display", "none", "-no-reboot"]);
         let mut console = OsString::from("file,id=console,path=");
         console.push(escaped(&self.console));

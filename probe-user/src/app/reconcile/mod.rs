@@ -302,7 +302,7 @@ impl Reconciler {
             self.undo("a change was cut short")?;
         }
         if found.is_some() {
-            let gone = self.release(&self.made_anew(&before)?)?;
+            let gone = self.release(&self.made_anew(&before, &self.freed)?)?;
             if gone > 0 {
                 info!(targets = gone, "gone, and with them what was done for them");
             }
@@ -318,11 +318,7 @@ impl Reconciler {
         self.hold(held);
         self.cede(&ceded)?;
         let mut writers = None;
-        for standing in self.state.load()?.standing() {
-            let key = standing.target.key();
-            // A step that leads to what is asked already corrects what somebody else has set.
-            let step = plan.steps.iter().find(|s| s.target.key() == key && s.new == *standing.asked());
-            let Some(step) = step.filter(|_| !self.strikes.is_released(&key)) else { continue };
+        for step in self.corrections(&plan, &observed.freed())? {
             let writers = writers.get_or_insert_with(|| Writers::read(&self.root));
             let who = match writers.of(&step.target, &step.new, &step.now) {
                 Owner::Unknown => "somebody else".to_owned(),
@@ -330,7 +326,7 @@ impl Reconciler {
             };
             warn!("{}: {who} set it to {}, not {}", step.target, step.now, step.new);
             let limit = self.policy.limits.strikes;
-            if self.strikes.strike(&key, now, limit) {
+            if self.strikes.strike(&step.target.key(), now, limit) {
                 error!(
                     "{}: changed by {who} {limit} times within {} minutes: vfprobe lets it go and leaves it \
                      at {}; find out who sets it (irqbalance, tuned, a script), then send SIGHUP",

@@ -4,7 +4,7 @@ use super::{ReconcileError, Reconciler};
 use crate::apply::{self, Host as _, Seen};
 use crate::model::Value;
 use crate::plan::journal::Standing;
-use crate::plan::{IrqTarget, Target, TargetKey, VectorName};
+use crate::plan::{IrqTarget, Plan, Step, Target, TargetKey, VectorName};
 use crate::probes::irq_delivery::Freed;
 use std::collections::BTreeSet;
 use tracing::info;
@@ -26,6 +26,7 @@ impl Reconciler {
     pub(super) fn made_anew(
         &self,
         before: &Freed,
+        now: &Freed,
     ) -> Result<impl Fn(&Standing, &Value) -> bool, ReconcileError> {
         let written =
             self.state.load()?.standing().into_iter().filter(|s| s.target == Target::DefaultAffinity);
@@ -41,11 +42,25 @@ impl Reconciler {
             };
             let mut born =
                 masks.iter().filter_map(|mask| Some(self.host.initial_affinity(number, mask.cpus()?)));
-            match (before.get(&(vf, slot)), self.freed.get(&(vf, slot))) {
+            match (before.get(&(vf, slot)), now.get(&(vf, slot))) {
                 (Some(before), Some(now)) => before != now,
                 _ => born.any(|born| found.cpus() == Some(&born)),
             }
         })
+    }
+
+    /// The steps of a plan that correct what somebody else has set: they lead to what is asked already. `now` is what has
+    /// been freed by now, since the guests did not stand still while the host was looked at.
+    pub(super) fn corrections(&self, plan: &Plan, now: &Freed) -> Result<Vec<Step>, ReconcileError> {
+        let is_anew = self.made_anew(&self.freed, now)?;
+        let correction = |standing: Standing| {
+            let key = standing.target.key();
+            let step = plan.steps.iter().find(|s| s.target.key() == key && s.new == *standing.asked())?;
+            // Nobody has set what the kernel made of it while CPUs were offline.
+            let is_theirs = Some(&step.now) != standing.taken.as_ref() && !is_anew(&standing, &step.now);
+            (is_theirs && !self.strikes.is_released(&key)).then(|| step.clone())
+        };
+        Ok(self.state.load()?.standing().into_iter().filter_map(correction).collect())
     }
 
     /// Strikes off the record what somebody else has set and the policy has nothing against.

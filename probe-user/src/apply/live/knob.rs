@@ -1,7 +1,8 @@
 //! Knobs of the running host: files that hold one value each, and what irqbalance is told over its socket.
 
 use super::super::host::{Observed, Refusal, Seen, TargetError};
-use super::{call, irqbalance, is_gone, read, refused_open, write_text};
+use super::writes::{call, refused_open, write_text};
+use super::{irqbalance, is_gone, read};
 use crate::host::{HostRoot, KnobFile, ifindex_file, knob_file};
 use crate::model::{Knob, Value};
 use rustix::io::Errno;

@@ -2,6 +2,7 @@
 
 mod irqbalance;
 mod knob;
+mod writes;
 
 use super::host::{Host, Observed, Refusal, Seen, TargetError};
 use crate::host::{HostRoot, VfioKind, parse_allowed_cpus, parse_stat, parse_vfio_action, read_host_threads};
@@ -10,10 +11,11 @@ use crate::plan::{IrqTarget, Target, ThreadTarget, VectorName};
 use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, capabilities, sched_setaffinity};
 use std::fs::{self, OpenOptions};
-use std::io::{self, Write as _};
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
+use writes::{of_an_irq, refused_open, write_file};
 
 /// The host under a [`HostRoot`]. Only that of [`HostRoot::live`] has threads that can be moved.
 #[derive(Clone, Debug)]
@@ -154,7 +156,8 @@ impl Host for LiveHost {
         };
         match target {
             Target::Irq(irq) => {
-                write_file(&self.irq_dir(irq.number).join("smp_affinity_list"), &cpus.to_string())
+                let path = self.irq_dir(irq.number).join("smp_affinity_list");
+                write_file(&path, &cpus.to_string()).map_err(|error| of_an_irq(error, &path))
             }
             Target::DefaultAffinity => write_file(&self.default_path(), &cpus.to_mask()),
             Target::Thread(thread) => self.write_thread(thread.tid, cpus),
@@ -170,7 +173,10 @@ impl Host for LiveHost {
             Target::Knob(knob) => return knob::may_write(&self.root, knob),
         };
         match OpenOptions::new().write(true).open(&path) {
-            Err(error) if !is_gone(&error) => Err(refused_open(&path, error)),
+            Err(error) if !is_gone(&error) => {
+                let error = refused_open(&path, error);
+                Err(if matches!(target, Target::Irq(_)) { of_an_irq(error, &path) } else { error })
+            }
             _ => Ok(()),
         }
     }
@@ -281,52 +287,6 @@ fn same_actions(a: &str, b: &str) -> bool {
     names(a) == names(b)
 }
 
-fn write_file(path: &Path, text: &str) -> Result<(), TargetError> {
-    write_text(path, text, mask_refusal)
-}
-
-fn write_text(path: &Path, text: &str, refusal: fn(io::Error) -> Refusal) -> Result<(), TargetError> {
-    // One write call: the kernel takes each as a whole mask.
-    let mut file = match OpenOptions::new().write(true).truncate(true).open(path) {
-        Ok(file) => file,
-        Err(error) if is_gone(&error) => {
-            return Err(TargetError::Refused { call: call(path, text), refusal: Refusal::Gone });
-        }
-        Err(error) => return Err(refused_open(path, error)),
-    };
-    file.write_all(text.as_bytes())
-        .map_err(|error| TargetError::Refused { call: call(path, text), refusal: refusal(error) })
-}
-
-fn call(path: &Path, text: &str) -> String {
-    format!("writing {text} to {}", path.display())
-}
-
-fn refused_open(path: &Path, error: io::Error) -> TargetError {
-    let call = format!("opening {} for writing", path.display());
-    let refusal = match error.kind() {
-        // What sysfs does not offer for writing, not even root may open so (fs/kernfs/file.c, `kernfs_fop_open()`).
-        io::ErrorKind::PermissionDenied if rustix::process::geteuid().is_root() => Refusal::ReadOnly,
-        io::ErrorKind::PermissionDenied => Refusal::Privilege("permission"),
-        _ => Refusal::Other(error),
-    };
-    TargetError::Refused { call, refusal }
-}
-
-/// What the kernel means by refusing a mask (kernel/irq/proc.c, `write_irq_affinity()`; kernel/irq/manage.c).
-fn mask_refusal(error: io::Error) -> Refusal {
-    match error.raw_os_error().map(Errno::from_raw_os_error) {
-        // A managed interrupt, or one without balancing: EIO, and since 6.12 at the latest EPERM.
-        Some(Errno::IO | Errno::PERM) => Refusal::Managed,
-        Some(Errno::NOSPC) => Refusal::NoVector,
-        Some(Errno::INVAL) => Refusal::Offline,
-        // lib/bitmap-str.c: a mask gives EOVERFLOW, a list ERANGE.
-        Some(Errno::OVERFLOW | Errno::RANGE) => Refusal::TooHigh,
-        _ if is_gone(&error) => Refusal::Gone,
-        _ => Refusal::Other(error),
-    }
-}
-
 /// Moving a thread takes CAP_SYS_NICE, or a thread of the same user (sched_setaffinity(2)).
 fn may_move(task: &Path, tid: Tid) -> Result<(), TargetError> {
     let capable = capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_NICE));
@@ -343,23 +303,6 @@ fn may_move(task: &Path, tid: Tid) -> Result<(), TargetError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn refusals_are_told_apart() {
-        let check = |errno: Errno, expect: &str| {
-            let refusal = mask_refusal(errno.into());
-            assert!(format!("{refusal:?}").starts_with(expect), "{errno:?}: {refusal:?}");
-        };
-        check(Errno::IO, "Managed");
-        check(Errno::PERM, "Managed");
-        check(Errno::NOSPC, "NoVector");
-        check(Errno::INVAL, "Offline");
-        check(Errno::OVERFLOW, "TooHigh");
-        check(Errno::RANGE, "TooHigh");
-        check(Errno::NOENT, "Gone");
-        check(Errno::NODEV, "Gone");
-        check(Errno::NOMEM, "Other");
-    }
 
     #[test]
     fn actions_in_both_spellings() {

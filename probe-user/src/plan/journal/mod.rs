@@ -12,6 +12,7 @@ pub use record::{Begin, JOURNAL_FORMAT, Record, encode};
 pub use standing::Standing;
 
 use super::{Step, TargetKey};
+use crate::model::Value;
 use record::decode;
 
 /// A journal that cannot be trusted.
@@ -79,6 +80,8 @@ pub struct Entry {
     pub step: Step,
     /// How far it got.
     pub state: EntryState,
+    /// What the kernel made of the value, where it took only part of it.
+    pub taken: Option<Value>,
 }
 
 /// How far a step got.
@@ -173,9 +176,12 @@ impl Journal {
                 if n < next || (n > next && !gaps) {
                     return Err(Fault::Misplaced(format!("step {n} where step {next} is due")));
                 }
-                current.entries.push(Entry { n, step, state: EntryState::Begun });
+                current.entries.push(Entry { n, step, state: EntryState::Begun, taken: None });
             }
-            Record::Done { n } => self.entry(n).ok_or_else(|| known_step(n))?.state = EntryState::Done,
+            Record::Done { n, taken } => {
+                let entry = self.entry(n).ok_or_else(|| known_step(n))?;
+                (entry.state, entry.taken) = (EntryState::Done, taken);
+            }
             Record::Skipped { n, why, immovable } => {
                 self.entry(n).ok_or_else(|| known_step(n))?.state = EntryState::Skipped { why, immovable };
             }
@@ -328,7 +334,8 @@ mod tests {
         check(&[begin(), step(0, 7, "0-3", "2")], &["[0]: 0-3 -> 2"]);
         check(&[begin(), step(0, 7, "0-3", "2"), skipped(0)], &[]);
         // A second transaction goes on where the first one ended, or starts anew after somebody else's change.
-        let first = [begin(), step(0, 7, "0-3", "2"), Record::Done { n: 0 }, Record::Applied, begin()];
+        let first =
+            [begin(), step(0, 7, "0-3", "2"), Record::Done { n: 0, taken: None }, Record::Applied, begin()];
         check(&[&first[..], &[step(1, 7, "2", "3")]].concat(), &["[0, 1]: 0-3 -> 3"]);
         check(&[&first[..], &[step(1, 7, "1", "3")]].concat(), &["[0, 1]: 1 -> 3"]);
         check(
@@ -339,8 +346,14 @@ mod tests {
         // A step back leaves nothing once it is known to be done.
         let back = [&first[..], &[step(1, 7, "2", "0-3")]].concat();
         check(&back, &["[0, 1]: 0-3 -> 0-3"]);
-        check(&[&back[..], &[Record::Done { n: 1 }]].concat(), &[]);
+        check(&[&back[..], &[Record::Done { n: 1, taken: None }]].concat(), &[]);
         check(&[&first[..4], &[Record::Released { n: 0 }]].concat(), &[]);
+        // Part of it was taken, and a later step goes on from there.
+        let part = Record::Done { n: 0, taken: Some("2".parse::<CpuSet>().unwrap().into()) };
+        let part =
+            [begin(), step(0, 7, "0-3", "2-3"), part, Record::Applied, begin(), step(1, 7, "2", "2-3")];
+        check(&part[..4], &["[0]: 0-3 -> 2-3"]);
+        check(&part, &["[0, 1]: 0-3 -> 2-3"]);
     }
 
     #[test]
@@ -383,7 +396,7 @@ mod tests {
             Err(JournalError::Damaged { line: 2, .. })
         ));
 
-        let misplaced = text(&[begin(), Record::Done { n: 4 }]);
+        let misplaced = text(&[begin(), Record::Done { n: 4, taken: None }]);
         assert!(matches!(Journal::parse(misplaced.as_bytes()), Err(JournalError::Misplaced { line: 2, .. })));
         let newer = text(&[begin()]).replace("\"format\":1", "\"format\":9");
         let json = newer.split_once('{').unwrap().1.trim_end();
@@ -400,7 +413,7 @@ mod tests {
 
         #[test]
         fn any_flipped_byte_is_seen(at in any::<proptest::sample::Index>(), flip in 1_u8..=255) {
-            let whole = text(&[begin(), step(0, 7, "0-3", "2"), Record::Done { n: 0 }, Record::Applied]);
+            let whole = text(&[begin(), step(0, 7, "0-3", "2"), Record::Done { n: 0, taken: None }, Record::Applied]);
             let mut bytes = whole.clone().into_bytes();
             let at = at.index(bytes.len());
             bytes[at] ^= flip;
@@ -415,7 +428,7 @@ mod tests {
 
         #[test]
         fn any_truncation_leaves_the_records_before_it(cut in any::<proptest::sample::Index>()) {
-            let records = [begin(), step(0, 7, "0-3", "2"), Record::Done { n: 0 }, step(1, 8, "1", "2")];
+            let records = [begin(), step(0, 7, "0-3", "2"), Record::Done { n: 0, taken: None }, step(1, 8, "1", "2")];
             let whole = text(&records);
             let cut = cut.index(whole.len() + 1);
             let journal = Journal::parse(&whole.as_bytes()[..cut]).unwrap();

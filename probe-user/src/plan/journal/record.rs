@@ -1,6 +1,6 @@
 //! The records of a journal and their form as lines.
 
-use crate::model::{CpuSet, IrqNumber};
+use crate::model::{CpuSet, IrqNumber, Value};
 use crate::plan::Step;
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +24,9 @@ pub enum Record {
     Done {
         /// Its number.
         n: u32,
+        /// What was found afterwards, where the kernel took only part of it: CPUs that are offline.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        taken: Option<Value>,
     },
     /// The step could not be carried out and changed nothing.
     Skipped {

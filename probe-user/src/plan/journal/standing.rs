@@ -15,8 +15,10 @@ pub struct Standing {
     pub old: Value,
     /// Of an interrupt: where it really went before.
     pub old_effective: Option<CpuSet>,
-    /// Every value written, the last one being the one asked for.
+    /// Every value written, and what the kernel made of it; the last one is the one asked for.
     pub ours: Vec<Value>,
+    /// What the kernel made of the value that is asked for, where it took only part of it.
+    pub taken: Option<Value>,
     /// The reason of the last step.
     pub reason: String,
     /// The need of the last step.
@@ -30,14 +32,15 @@ impl Standing {
         self.ours.last().unwrap_or(&self.old)
     }
 
-    fn of(n: u32, step: &Step) -> Self {
+    fn of(n: u32, step: &Step, taken: Option<&Value>) -> Self {
         let Step { target, now, effective, new, need, reason } = step;
         Self {
             target: target.clone(),
             steps: vec![n],
             old: now.clone(),
             old_effective: effective.clone(),
-            ours: vec![new.clone()],
+            taken: taken.cloned(),
+            ours: taken.into_iter().chain([new]).cloned().collect(),
             reason: reason.clone(),
             need: *need,
         }
@@ -49,22 +52,23 @@ impl Standing {
 pub(super) fn merge<'a>(entries: impl Iterator<Item = &'a Entry>) -> Vec<Standing> {
     let mut all: Vec<Standing> = Vec::new();
     let standing = |e: &&Entry| matches!(e.state, EntryState::Begun | EntryState::Done);
-    for Entry { n, step, state } in entries.filter(standing) {
+    for Entry { n, step, state, taken } in entries.filter(standing) {
         let key = step.target.key();
         let before = all.iter_mut().find(|s| s.target.key() == key);
         match before {
             Some(before) if before.ours.contains(&step.now) => {
                 before.steps.push(*n);
-                before.ours.push(step.new.clone());
+                before.ours.extend(taken.iter().chain([&step.new]).cloned());
+                before.taken.clone_from(taken);
                 before.reason.clone_from(&step.reason);
                 before.need = step.need;
             }
             Some(before) => {
                 let mut steps = std::mem::take(&mut before.steps);
                 steps.push(*n);
-                *before = Standing { steps, ..Standing::of(*n, step) };
+                *before = Standing { steps, ..Standing::of(*n, step, taken.as_ref()) };
             }
-            None => all.push(Standing::of(*n, step)),
+            None => all.push(Standing::of(*n, step, taken.as_ref())),
         }
         // A step that led back leaves nothing of ours, once it is known to have been carried out.
         if *state == EntryState::Done {

@@ -99,7 +99,8 @@ fn plan_beside(
             step.now = (*found).clone();
         }
     }
-    plan.steps.retain(|step| step.now != step.new);
+    let online = facts.topology.online();
+    plan.steps.retain(|step| step.now != step.new && !is_all_there_is(step, &online));
     let unwanted = ours.iter().rev().filter(|(item, _)| !wanted.contains(&item.target.key()));
     plan.steps.extend(unwanted.filter(|(item, found)| item.old != *found).map(|(item, found)| Step {
         target: item.target.clone(),
@@ -115,6 +116,15 @@ fn plan_beside(
         ceded.remove(&step.target.key());
     }
     Ok((plan, ceded))
+}
+
+/// Whether a thread has all CPUs that it is to have but those that are offline: some kernels take these out of its mask,
+/// and give them back only to one who asks again when they are online.
+fn is_all_there_is(step: &Step, online: &CpuSet) -> bool {
+    match (&step.target, step.new.cpus(), step.now.cpus()) {
+        (Target::Thread(_), Some(new), Some(now)) => new.intersection(online) == *now,
+        _ => false,
+    }
 }
 
 /// Whether a thread has some of the CPUs that it was given: some kernels take offline ones out of its mask and do not give them

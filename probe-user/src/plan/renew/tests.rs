@@ -69,6 +69,7 @@ impl Bench {
             virtual_apic: None,
             seen: None,
             immovable: &immovable,
+            fixed: &BTreeSet::new(),
         };
         let renewed = plan_again(&facts, policy, &standing)?;
         let plan = &renewed.plan;
@@ -80,7 +81,7 @@ impl Bench {
         self.records.push(begin());
         for (step, n) in plan.steps.iter().zip(u32::try_from(first).unwrap()..) {
             self.records.push(Record::Step { n, step: step.clone() });
-            self.records.push(Record::Done { n });
+            self.records.push(Record::Done { n, taken: None });
         }
         self.records.push(Record::Applied);
         Ok(renewed)
@@ -181,6 +182,32 @@ fn what_somebody_else_set_is_planned_from_there() {
     assert_eq!(ceded(&mut bench), [TargetKey::Irq(crate::model::IrqNumber(24), "nvme0q1".to_owned())]);
     bench.topology.irqs[0].affinity = Some(cpus("2-3"));
     assert_eq!(lines(&bench.keep(&policy).unwrap()), ["irq 24 nvme0q1: 2-3 -> 3"]);
+}
+
+/// A kernel that takes offline CPUs out of the mask of a thread.
+#[test]
+fn cpus_that_come_back_are_asked_for_again() {
+    let mut bench = two_guests();
+    let policy = policy(&[("vm1", Pins::Cpus(cpus("2").iter().collect()))]);
+    bench.topology.cpus[1].online = false;
+    bench.keep(&policy).unwrap();
+    let helper = |bench: &Bench| bench.topology.guests[0].threads[0].affinity.to_string();
+    assert_eq!(helper(&bench), "0-1,3");
+    // What the kernel made of it, and what was recorded of that.
+    bench.topology.guests[0].threads[0].affinity = cpus("0,3");
+    let thread = bench.standing().into_iter().find(|item| item.target.to_string().starts_with("vm1 thread"));
+    let n = *thread.unwrap().steps.first().unwrap();
+    let taken = Some(cpus("0,3").into());
+    let done = bench
+        .records
+        .iter_mut()
+        .find(|record| matches!(record, Record::Done { n: found, .. } if *found == n));
+    *done.unwrap() = Record::Done { n, taken };
+    assert_eq!(bench.keep(&policy).unwrap().steps, [], "more cannot be had");
+    bench.topology.cpus[1].online = true;
+    assert_eq!(lines(&bench.keep(&policy).unwrap()), ["vm1 thread 1000 qemu: 0,3 -> 0-1,3"]);
+    let standing = bench.standing();
+    assert!(standing.iter().all(|item| item.old.to_string() != "0,3"), "{standing:?}");
 }
 
 /// One of our values, but not the one that is asked for.
@@ -319,6 +346,7 @@ proptest! {
                 virtual_apic: None,
                 seen: None,
                 immovable: &immovable,
+                fixed: &BTreeSet::new(),
             };
             let (expected, _) = settled(&fresh, &[], &plan(&facts, &policy).unwrap());
             prop_assert_eq!(&bench.topology.irqs, &expected.irqs);

@@ -197,7 +197,9 @@ fn wrong_arguments_change_nothing() {
     bench.run(&["apply", &plan]).expect(2, "give --yes");
     bench.run(&["apply", &plan, "--dry-run"]).expect(0, "4 changes");
     bench.run(&["apply"]).expect(2, "name a guest");
-    bench.run(&["apply", "/nonexistent/plan"]).expect(2, "/nonexistent/plan is not a plan");
+    bench
+        .run(&["apply", "/nonexistent/plan"])
+        .expect(2, "cannot read the plan /nonexistent/plan: No such file");
     bench
         .run(&["plan", "--guest", "no such guest"])
         .expect(2, "no running guest is called \"no such guest\"");
